@@ -1,0 +1,117 @@
+package cairn_test
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/cairn-backup/cairn/"
+
+// layers lists our packages from the leaves up. A package may import those of lower layers, and those of its own layer only where allowed
+// names them. A package that is not here has no place yet: putting it in is a decision that someone reads.
+var layers = [][]string{
+	{"internal/buildinfo", "internal/iso8601", "internal/arm", "internal/sealing", "api/v1alpha1", "test/walkthrough"}, // leaves
+	{"internal/backup", "internal/link", "internal/bundle", "internal/blob", "internal/blob/blobtest", "config"},       // vocabulary and formats
+	{"internal/plan"}, // decisions: no I/O, no clock
+	{"internal/store", "internal/blobserver", "internal/client", "internal/kubetest", "internal/image"}, // adapters
+	{"internal/auth"}, // who may do what; its principals are in the store
+	{"internal/extension/inventory", "internal/extension/snapshot", "internal/extension/apply"}, // in the cluster
+	{"internal/service", "internal/extension/controller", "internal/connector"},                 // applications
+	{"internal/armserver", "internal/cli"},                                                      // skins
+	{"internal/daemon"},                                                                         // cairnd as one value, for its main and for tests
+	{"cmd/cairn", "cmd/cairnd", "cmd/cairn-extension", "cmd/cairn-image", "bench", "test/setup", "test/world", "test/playground", "test/compat", "test/e2e"},
+}
+
+// allowed are the imports inside one layer.
+var allowed = map[string][]string{
+	"test/playground": {"test/world"},
+	"test/e2e":        {"test/world"},
+}
+
+type goPackage struct {
+	ImportPath string
+	Doc        string
+	Imports    []string
+	GoFiles    []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Doc,Imports,GoFiles", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func layerOf(name string) int {
+	return slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, name) })
+}
+
+func TestImportsGoDown(t *testing.T) {
+	for _, p := range packages(t) {
+		name, ours := strings.CutPrefix(p.ImportPath, module)
+		if !ours {
+			continue
+		}
+		at := layerOf(name)
+		if at < 0 {
+			t.Errorf("%s is in no layer: put it into the table", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			imported, ours := strings.CutPrefix(i, module)
+			if !ours || slices.Contains(allowed[name], imported) {
+				continue
+			}
+			if below := layerOf(imported); below >= at {
+				t.Errorf("%s imports %s, which is not below it", name, imported)
+			}
+		}
+	}
+}
+
+// forbidden are the foreign packages that only some of ours may use, so that each technology stays in its place.
+var forbidden = map[string][]string{
+	"database/sql":                   {"internal/store", "internal/auth", "internal/service"},
+	"k8s.io/":                        {"api/v1alpha1", "config", "internal/plan", "internal/kubetest", "internal/extension/", "internal/connector", "internal/cli", "cmd/cairn-extension", "bench", "test/"},
+	"sigs.k8s.io/controller-runtime": {"internal/kubetest", "internal/extension/", "internal/connector", "cmd/cairn-extension", "bench", "test/"},
+	"helm.sh/":                       {"internal/connector", "config"},
+}
+
+func TestEachTechnologyStaysInItsPlace(t *testing.T) {
+	for _, p := range packages(t) {
+		name, ours := strings.CutPrefix(p.ImportPath, module)
+		if !ours {
+			continue
+		}
+		for _, i := range p.Imports {
+			for prefix, places := range forbidden {
+				if strings.HasPrefix(i, prefix) && !slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(name, place) }) {
+					t.Errorf("%s imports %s; only %v may", name, i, places)
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, p := range packages(t) {
+		if len(p.GoFiles) > 0 && p.Doc == "" {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}

@@ -1,9 +1,11 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -80,12 +82,6 @@ func (p *Plan) bundleHas(group, kind string) bool {
 	return ok
 }
 
-// Owner finds the kind that an owner reference points to, if the recovery point has it.
-func (p *Plan) Owner(ref metav1.OwnerReference) (Resource, bool) {
-	r, ok := p.kinds[schema.GroupKind{Group: group(ref.APIVersion), Kind: ref.Kind}]
-	return r, ok
-}
-
 // Decide says what becomes of an object. If the answer is Create, the object was changed into what is to be created: without anything
 // that the old cluster allotted.
 func (p *Plan) Decide(r Resource, o map[string]any) Decision {
@@ -130,4 +126,22 @@ func (p *Plan) unserved(r Resource) (reason, bool) {
 		return reason{KindNotCreatable, "the target does not let anyone create " + r.String()}, true
 	}
 	return reason{}, false
+}
+
+// Same reports whether an object that the target has equals what would be created, so far as users write it: without what API server
+// and controllers allot. It changes existing.
+func Same(r Resource, wanted, existing map[string]any) bool {
+	Transform(r, existing)
+	if r.String() != "persistentvolumeclaims" {
+		return equality.Semantic.DeepEqual(wanted, existing)
+	}
+	w, e := maps.Clone(wanted), maps.Clone(existing)
+	for _, o := range []map[string]any{w, e} {
+		if spec, ok := o["spec"].(map[string]any); ok {
+			spec = maps.Clone(spec)
+			object(spec).drop("volumeName", "dataSource", "dataSourceRef", "selector")
+			o["spec"] = spec
+		}
+	}
+	return equality.Semantic.DeepEqual(w, e)
 }

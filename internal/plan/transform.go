@@ -128,9 +128,6 @@ func podAnnotations(m object) {
 func claim(o object) {
 	dropAnnotations(o, "pv.kubernetes.io/", "volume.kubernetes.io/selected-node", "volume.kubernetes.io/storage-provisioner",
 		"volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-resizer")
-	if o.obj("spec") != nil && o.str("spec", "dataSource", "name") == "" {
-		o.obj("spec").drop("dataSource")
-	}
 }
 
 // volume lets a static volume bind to its claim again, whose UID is new.

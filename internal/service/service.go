@@ -1,0 +1,118 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/auth"
+	"github.com/cairn-backup/cairn/internal/store"
+)
+
+// Blobs is what the service needs of the blob endpoint: containers are made from the management side too.
+type Blobs interface {
+	CreateContainer(account, container string) (created bool, err error)
+	DeleteContainer(account, container string) error
+	Containers(account string) ([]string, error)
+	DeleteAccount(account string) error
+}
+
+// Service is the product. All fields are set by the daemon before its first use.
+type Service struct {
+	DB     *store.DB
+	Issuer *auth.Issuer
+	Blobs  Blobs
+	Now    func() time.Time
+	Log    *slog.Logger
+	// PublicURL is the service's own address, BlobURL the blob endpoint's, both https and without a slash at the end.
+	PublicURL string
+	BlobURL   string
+	// CABundle is the PEM of the authority that signed both endpoints' certificates; empty for a public one.
+	CABundle string
+	// TenantID and SubscriptionID are the only ones there are.
+	TenantID       string
+	SubscriptionID string
+}
+
+// Ref is who asks, for system data and audit.
+type Ref struct {
+	ObjectID string
+	// Type is Application or ManagedIdentity.
+	Type string
+}
+
+// By is the reference of a caller.
+func By(c auth.Caller) Ref {
+	if c.Kind == KindManagedIdentity {
+		return Ref{ObjectID: c.ObjectID, Type: "ManagedIdentity"}
+	}
+	return Ref{ObjectID: c.ObjectID, Type: "Application"}
+}
+
+// newID is a GUID for whatever needs one.
+func newID() string { return uuid.NewString() }
+
+// Load finds a resource for a caller: a missing one is the ARM error.
+func Load[T any](tx *store.Tx, id arm.ID) (T, store.Resource, error) {
+	v, r, err := store.Load[T](tx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return v, r, arm.NotFound(id)
+	}
+	return v, r, err
+}
+
+// Change finds a resource, lets f change its document, and stores it, in one transaction. An error of f leaves it as it
+// was.
+func Change[T any](ctx context.Context, db *store.DB, id arm.ID, f func(*store.Tx, *T, store.Resource) error) (T, error) {
+	var out T
+	err := db.Update(ctx, func(tx *store.Tx) error {
+		v, r, err := Load[T](tx, id)
+		if err != nil {
+			return err
+		}
+		if err := f(tx, &v, r); err != nil {
+			return err
+		}
+		out = v
+		return tx.Save(&r, v)
+	})
+	return out, err
+}
+
+// Documents reads the bodies of resources.
+func Documents[T any](found []store.Resource, err error) ([]T, error) {
+	if err != nil {
+		return nil, err
+	}
+	out := make([]T, len(found))
+	for i, r := range found {
+		if err := r.Decode(&out[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// CheckScope says whether the subscription and the resource group that an ID lies in exist: SubscriptionNotFound,
+// ResourceGroupNotFound.
+func (s *Service) CheckScope(ctx context.Context, id arm.ID) error {
+	if sub := id.Subscription(); sub != "" && !arm.Subscription(sub).Equal(arm.Subscription(s.SubscriptionID)) {
+		return &arm.Error{Status: 404, Code: "SubscriptionNotFound", Message: fmt.Sprintf("The subscription '%s' could not be found.", sub)}
+	}
+	group := id.ResourceGroupID()
+	if group == "" || group.Equal(id) {
+		return nil
+	}
+	return s.DB.View(ctx, func(tx *store.Tx) error {
+		exists, err := tx.Exists(group)
+		if err == nil && !exists {
+			err = arm.NotFound(group)
+		}
+		return err
+	})
+}

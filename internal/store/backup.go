@@ -1,0 +1,378 @@
+package store
+
+import (
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cairn-backup/cairn/internal/arm"
+)
+
+// ClusterReport is what a cluster said last.
+type ClusterReport struct {
+	Seen time.Time
+	// Body is a link.Report without its requests.
+	Body json.RawMessage
+}
+
+// PutClusterReport stores what a cluster says now.
+func (tx *Tx) PutClusterReport(cluster arm.ID, body []byte) error {
+	_, err := tx.exec(`INSERT INTO cluster_reports (cluster, seen, body) VALUES ($1, $2, $3)
+		ON CONFLICT (cluster) DO UPDATE SET seen = excluded.seen, body = excluded.body`, cluster.Key(), micros(tx.now), string(body))
+	if err != nil {
+		return fmt.Errorf("report of %s: %w", cluster, err)
+	}
+	return nil
+}
+
+// ClusterReport is what a cluster said last: ErrNotFound.
+func (tx *Tx) ClusterReport(cluster arm.ID) (ClusterReport, error) {
+	var r ClusterReport
+	var seen int64
+	var body string
+	if err := tx.row(`SELECT seen, body FROM cluster_reports WHERE cluster = $1`, []any{cluster.Key()}, &seen, &body); err != nil {
+		return r, fmt.Errorf("report of %s: %w", cluster, err)
+	}
+	return ClusterReport{Seen: timeOf(seen), Body: json.RawMessage(body)}, nil
+}
+
+// DeleteClusterReport forgets what a cluster said.
+func (tx *Tx) DeleteClusterReport(cluster arm.ID) error {
+	if _, err := tx.exec(`DELETE FROM cluster_reports WHERE cluster = $1`, cluster.Key()); err != nil {
+		return fmt.Errorf("report of %s: %w", cluster, err)
+	}
+	return nil
+}
+
+// VaultKey is a vault's secret; when it has none yet, it gets the one that make returns.
+func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error) {
+	var secret string
+	err := tx.row(`SELECT secret FROM vault_keys WHERE vault = $1`, []any{vault.Key()}, &secret)
+	if errors.Is(err, ErrNotFound) && make != nil {
+		if secret, err = make(); err == nil {
+			_, err = tx.exec(`INSERT INTO vault_keys (vault, secret) VALUES ($1, $2)`, vault.Key(), secret)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("secret of %s: %w", vault, err)
+	}
+	return secret, nil
+}
+
+// ForgetVault removes a vault's secret, jobs and recovery points' rows.
+func (tx *Tx) ForgetVault(vault arm.ID) error {
+	for _, statement := range []string{
+		`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`, `DELETE FROM recovery_points WHERE vault = $1`,
+	} {
+		if _, err := tx.exec(statement, vault.Key()); err != nil {
+			return fmt.Errorf("forget %s: %w", vault, err)
+		}
+	}
+	return nil
+}
+
+// Operation is a long-running operation of Microsoft.DataProtection.
+type Operation struct {
+	ID string
+	// Kind is one of service's.
+	Kind string
+	// Resource is what it works on.
+	Resource arm.ID
+	// Status is one of arm's.
+	Status string
+	// Job is the full ID of the job that it started, or empty.
+	Job     arm.ID
+	Error   *arm.Error
+	Started time.Time
+	Ended   time.Time
+}
+
+// operationKept is how long an operation can be asked for after it has ended.
+const operationKept = 7 * 24 * time.Hour
+
+// PutOperation adds an operation, or stores how it has ended. Operations that ended long ago are removed on this occasion.
+func (tx *Tx) PutOperation(o Operation) error {
+	text := ""
+	if o.Error != nil {
+		body, err := json.Marshal(o.Error)
+		if err != nil {
+			return fmt.Errorf("operation %s: %w", o.ID, err)
+		}
+		text = string(body)
+	}
+	if _, err := tx.exec(`INSERT INTO operations (id, kind, resource, status, job, error, started, ended) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (id) DO UPDATE SET status = excluded.status, job = excluded.job, error = excluded.error, ended = excluded.ended`,
+		o.ID, o.Kind, string(o.Resource), o.Status, string(o.Job), text, micros(o.Started), micros(o.Ended)); err != nil {
+		return fmt.Errorf("operation %s: %w", o.ID, err)
+	}
+	if _, err := tx.exec(`DELETE FROM operations WHERE ended > 0 AND ended < $1`, micros(tx.now.Add(-operationKept))); err != nil {
+		return fmt.Errorf("old operations: %w", err)
+	}
+	return nil
+}
+
+// Operation finds an operation: ErrNotFound.
+func (tx *Tx) Operation(id string) (Operation, error) {
+	o := Operation{ID: id}
+	var resource, job, text string
+	var started, ended int64
+	err := tx.row(`SELECT kind, resource, status, job, error, started, ended FROM operations WHERE id = $1`, []any{id},
+		&o.Kind, &resource, &o.Status, &job, &text, &started, &ended)
+	if err == nil && text != "" {
+		err = json.Unmarshal([]byte(text), &o.Error)
+	}
+	if err != nil {
+		return o, fmt.Errorf("operation %s: %w", id, err)
+	}
+	o.Resource, o.Job, o.Started, o.Ended = arm.ID(resource), arm.ID(job), timeOf(started), timeOf(ended)
+	return o, nil
+}
+
+// Job is a job's row.
+type Job struct {
+	// Name is a GUID.
+	Name string
+	// Vault and Instance are keys.
+	Vault, Instance string
+	Status          string
+	Started, Ended  time.Time
+	// Body is a backup.Job.
+	Body json.RawMessage
+}
+
+// PutJob adds a job or stores how far it is.
+func (tx *Tx) PutJob(j Job) error {
+	_, err := tx.exec(`INSERT INTO jobs (name, vault, instance, status, started, ended, body) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (name) DO UPDATE SET status = excluded.status, ended = excluded.ended, body = excluded.body`,
+		j.Name, j.Vault, j.Instance, j.Status, micros(j.Started), micros(j.Ended), string(j.Body))
+	if err != nil {
+		return fmt.Errorf("job %s: %w", j.Name, err)
+	}
+	return nil
+}
+
+// Job finds a job: ErrNotFound.
+func (tx *Tx) Job(name string) (Job, error) {
+	found, err := tx.jobs(`WHERE name = lower($1)`, name)
+	if err == nil && len(found) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("job %s: %w", name, err)
+	}
+	return found[0], nil
+}
+
+// Jobs are a vault's, newest first.
+func (tx *Tx) Jobs(vault arm.ID) ([]Job, error) {
+	found, err := tx.jobs(`WHERE vault = $1 ORDER BY started DESC, name`, vault.Key())
+	if err != nil {
+		return nil, fmt.Errorf("jobs of %s: %w", vault, err)
+	}
+	return found, nil
+}
+
+func (tx *Tx) jobs(where string, args ...any) ([]Job, error) {
+	var found []Job
+	err := tx.query(func(rows *sql.Rows) error {
+		var j Job
+		var started, ended int64
+		var body string
+		if err := rows.Scan(&j.Name, &j.Vault, &j.Instance, &j.Status, &started, &ended, &body); err != nil {
+			return err
+		}
+		j.Started, j.Ended, j.Body = timeOf(started), timeOf(ended), json.RawMessage(body)
+		found = append(found, j)
+		return nil
+	}, `SELECT name, vault, instance, status, started, ended, body FROM jobs `+where, args...)
+	return found, err
+}
+
+// Request is what a cluster is asked to do.
+type Request struct {
+	// Name is a GUID, and the request object's name in the cluster.
+	Name string
+	// Kind is a kind of api/v1alpha1.
+	Kind string
+	// Cluster, Vault and Instance are keys; Instance is empty when there is none yet.
+	Cluster, Vault, Instance string
+	// Point is the recovery point that it makes, restores or deletes, or empty.
+	Point string
+	// Operation and Job are the names of what waits for it, or empty.
+	Operation, Job string
+	// Spec is the kind's spec.
+	Spec json.RawMessage
+	// Status is the kind's status as the cluster reported it last, or empty.
+	Status  json.RawMessage
+	Created time.Time
+	// Progressed is when the status last changed.
+	Progressed time.Time
+	// GivenUp is when the service stopped waiting for it, or zero.
+	GivenUp time.Time
+	// Ended is when the cluster reported that it is over, or zero.
+	Ended time.Time
+}
+
+// PutRequest adds a request, or stores how far it is. A second backup or restore of an instance that has one running is
+// ErrConflict.
+func (tx *Tx) PutRequest(r Request) error {
+	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, ended = $4 WHERE name = $5`,
+		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended), r.Name)
+	if err == nil && changed == 0 {
+		changed, err = tx.exec(`INSERT INTO requests (name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING`,
+			r.Name, r.Kind, r.Cluster, r.Vault, r.Instance, r.Point, r.Operation, r.Job, string(r.Spec), string(r.Status),
+			micros(r.Created), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended))
+		if err == nil && changed == 0 {
+			err = ErrConflict
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("request %s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// Request finds a request: ErrNotFound.
+func (tx *Tx) Request(name string) (Request, error) {
+	found, err := tx.requests(`WHERE name = $1`, name)
+	if err == nil && len(found) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Request{}, fmt.Errorf("request %s: %w", name, err)
+	}
+	return found[0], nil
+}
+
+// WantedRequests are those that the cluster should have, oldest first: which have not ended, and which the service still
+// waits for or the cluster has begun.
+func (tx *Tx) WantedRequests(cluster arm.ID) ([]Request, error) {
+	found, err := tx.requests(`WHERE cluster = $1 AND ended = 0 AND (given_up = 0 OR status <> '') ORDER BY created, name`, cluster.Key())
+	if err != nil {
+		return nil, fmt.Errorf("requests of %s: %w", cluster, err)
+	}
+	return found, nil
+}
+
+// OpenRequests are all that the service waits for, oldest first.
+func (tx *Tx) OpenRequests() ([]Request, error) {
+	found, err := tx.requests(`WHERE ended = 0 AND given_up = 0 ORDER BY created, name`)
+	if err != nil {
+		return nil, fmt.Errorf("open requests: %w", err)
+	}
+	return found, nil
+}
+
+// OpenRequestsOf are those of an instance that the service waits for, oldest first.
+func (tx *Tx) OpenRequestsOf(instance arm.ID) ([]Request, error) {
+	found, err := tx.requests(`WHERE instance = $1 AND ended = 0 AND given_up = 0 ORDER BY created, name`, instance.Key())
+	if err != nil {
+		return nil, fmt.Errorf("requests of %s: %w", instance, err)
+	}
+	return found, nil
+}
+
+// RequestsOfOperation are those that an operation waits for, oldest first.
+func (tx *Tx) RequestsOfOperation(operation string) ([]Request, error) {
+	found, err := tx.requests(`WHERE operation = $1 ORDER BY created, name`, operation)
+	if err != nil {
+		return nil, fmt.Errorf("requests of operation %s: %w", operation, err)
+	}
+	return found, nil
+}
+
+func (tx *Tx) requests(where string, args ...any) ([]Request, error) {
+	var found []Request
+	err := tx.query(func(rows *sql.Rows) error {
+		var r Request
+		var spec, status string
+		var created, progressed, givenUp, ended int64
+		if err := rows.Scan(&r.Name, &r.Kind, &r.Cluster, &r.Vault, &r.Instance, &r.Point, &r.Operation, &r.Job, &spec, &status,
+			&created, &progressed, &givenUp, &ended); err != nil {
+			return err
+		}
+		r.Spec, r.Status = json.RawMessage(spec), json.RawMessage(status)
+		r.Created, r.Progressed, r.GivenUp, r.Ended = timeOf(created), timeOf(progressed), timeOf(givenUp), timeOf(ended)
+		found = append(found, r)
+		return nil
+	}, `SELECT name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended FROM requests `+where, args...)
+	return found, err
+}
+
+// RecoveryPoint is a recovery point's row.
+type RecoveryPoint struct {
+	// Name is 32 hexadecimal digits.
+	Name string
+	// Vault, Instance and Cluster are keys.
+	Vault, Instance, Cluster string
+	// GUID is that of the instance which made it.
+	GUID string
+	// Job is the name of the job that made it.
+	Job  string
+	Time time.Time
+	// Container is the URL of the blob container that it lies in, Prefix the folder of the instance.
+	Container, Prefix string
+	// Snapshots are the storage snapshots that belong to it: a list of v1alpha1.VolumeSnapshotRecord.
+	Snapshots json.RawMessage
+	// Body is a backup.RecoveryPoint.
+	Body json.RawMessage
+}
+
+// PutRecoveryPoint adds a recovery point; one that exists stays as it is.
+func (tx *Tx) PutRecoveryPoint(p RecoveryPoint) error {
+	_, err := tx.exec(`INSERT INTO recovery_points (name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, body)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING`,
+		p.Name, p.Vault, p.Instance, p.GUID, p.Cluster, p.Job, micros(p.Time), p.Container, p.Prefix, string(p.Snapshots), string(p.Body))
+	if err != nil {
+		return fmt.Errorf("recovery point %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// DeleteRecoveryPoint removes a recovery point's row, if there is one.
+func (tx *Tx) DeleteRecoveryPoint(name string) error {
+	if _, err := tx.exec(`DELETE FROM recovery_points WHERE name = $1`, name); err != nil {
+		return fmt.Errorf("recovery point %s: %w", name, err)
+	}
+	return nil
+}
+
+// RecoveryPoint finds an instance's recovery point, the instance by its GUID: ErrNotFound.
+func (tx *Tx) RecoveryPoint(guid, name string) (RecoveryPoint, error) {
+	found, err := tx.recoveryPoints(`WHERE guid = $1 AND name = lower($2)`, guid, name)
+	if err == nil && len(found) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return RecoveryPoint{}, fmt.Errorf("recovery point %s: %w", name, err)
+	}
+	return found[0], nil
+}
+
+// RecoveryPoints are those of an instance, named by its GUID, newest first.
+func (tx *Tx) RecoveryPoints(guid string) ([]RecoveryPoint, error) {
+	found, err := tx.recoveryPoints(`WHERE guid = $1 ORDER BY point DESC, name`, guid)
+	if err != nil {
+		return nil, fmt.Errorf("recovery points of instance %s: %w", guid, err)
+	}
+	return found, nil
+}
+
+func (tx *Tx) recoveryPoints(where string, args ...any) ([]RecoveryPoint, error) {
+	var found []RecoveryPoint
+	err := tx.query(func(rows *sql.Rows) error {
+		var p RecoveryPoint
+		var at int64
+		var snapshots, body string
+		if err := rows.Scan(&p.Name, &p.Vault, &p.Instance, &p.GUID, &p.Cluster, &p.Job, &at, &p.Container, &p.Prefix, &snapshots, &body); err != nil {
+			return err
+		}
+		p.Time, p.Snapshots, p.Body = timeOf(at), json.RawMessage(snapshots), json.RawMessage(body)
+		found = append(found, p)
+		return nil
+	}, `SELECT name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, body FROM recovery_points `+where, args...)
+	return found, err
+}

@@ -48,6 +48,8 @@ const (
 	StorageClassMissing = "UserErrorStorageClassMissingForPVC"
 	// NodePortReassigned marks services whose explicit node port is taken in the target by another service.
 	NodePortReassigned = "NodePortReassigned"
+	// NamespaceNotFound is Azure's code for a namespace that the request names and the recovery point does not have.
+	NamespaceNotFound = "UserErrorNamespaceNotFound"
 	// OwnerReferenceDropped marks objects whose owner is not in the target.
 	OwnerReferenceDropped = "OwnerReferenceDropped"
 )

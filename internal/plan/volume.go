@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 
+	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
@@ -25,7 +26,7 @@ type pv struct {
 	dynamic bool
 }
 
-// Facts is what one object's fate needs to know of others. It grows with the number of volumes, classes, definitions and terminating
+// Facts is what one object's fate needs to know of others. It grows with the number of volumes, classes, definitions and
 // namespaces, not with the number of objects.
 type Facts struct {
 	volumes     map[string]pv
@@ -34,6 +35,7 @@ type Facts struct {
 	records     map[claimKey]VolumeRecord
 	classes     map[string]string   // storage class: its provisioner
 	served      map[string][]string // what the recovery point's definitions will serve: kind to versions
+	namespaces  map[string]bool
 	terminating map[string]bool
 }
 
@@ -41,7 +43,8 @@ type Facts struct {
 func NewFacts(records []VolumeRecord, classes map[string]string) *Facts {
 	f := &Facts{
 		volumes: map[string]pv{}, volumeOf: map[claimKey]string{}, claimClass: map[claimKey]string{},
-		records: map[claimKey]VolumeRecord{}, classes: map[string]string{}, served: map[string][]string{}, terminating: map[string]bool{},
+		records: map[claimKey]VolumeRecord{}, classes: map[string]string{}, served: map[string][]string{},
+		namespaces: map[string]bool{}, terminating: map[string]bool{},
 	}
 	for _, r := range records {
 		if r.Handle != "" {
@@ -79,6 +82,7 @@ func (f *Facts) Learn(r Resource, o map[string]any, withClusterScope bool) {
 	case "persistentvolumeclaims":
 		f.claimClass[claimKey{namespace, name}] = obj.str("spec", "storageClassName")
 	case "namespaces":
+		f.namespaces[name] = true
 		if obj.str("metadata", "deletionTimestamp") != "" {
 			f.terminating[name] = true
 		}
@@ -101,6 +105,17 @@ func (f *Facts) Learn(r Resource, o map[string]any, withClusterScope bool) {
 
 // ForgetDefinitions drops what Learn noted about definitions: once they are restored, the target itself says what it serves.
 func (f *Facts) ForgetDefinitions() { f.served = map[string][]string{} }
+
+// MissingNamespaces lists the namespaces that a filter names and the recovery point does not have.
+func (f *Facts) MissingNamespaces(filter v1alpha1.Filter) []string {
+	var missing []string
+	for _, n := range filter.IncludedNamespaces {
+		if !f.namespaces[n] {
+			missing = append(missing, n)
+		}
+	}
+	return missing
+}
 
 // reattach reports whether a PersistentVolume is restored as an object, so that its claim gets the very same storage again. So it is for
 // volumes made by hand, unless the claim is filled from a snapshot; a provisioned volume is made anew.

@@ -1,0 +1,245 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/bundle"
+	"github.com/cairn-backup/cairn/internal/plan"
+)
+
+// The codes of failures to create an object.
+const (
+	// CodeCreateRefused marks objects that the API server refused; the message is the server's.
+	CodeCreateRefused = "CreateRefused"
+	// CodeNamespaceVanishing marks objects whose namespace, or whose namesake, is being deleted and does not go away.
+	CodeBeingDeleted = "ExistingObjectBeingDeleted"
+)
+
+// How long requests are repeated that may come to succeed; [Options.Patience] bounds the others.
+const (
+	unservedPatience = 15 * time.Second // discovery and API server agree on a new definition within seconds
+	laterPatience    = 3 * time.Second  // per object; then it is put off until all waves are done
+	maxDeferred      = 1000             // objects put off, which are held in memory
+)
+
+// creation is one object to be created.
+type creation struct {
+	kind     kind
+	object   map[string]any
+	decision plan.Decision
+	resource string
+}
+
+func (c creation) unstructured() *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: c.object}
+}
+func (c creation) name() string      { return c.unstructured().GetName() }
+func (c creation) namespace() string { return c.unstructured().GetNamespace() }
+
+func (r *Restore) client(c creation) dynamic.ResourceInterface {
+	return r.Cluster.Dynamic.Resource(c.kind.GroupVersionResource()).Namespace(c.namespace())
+}
+
+// create creates one object and notes what came of it. Objects that need something else first are put off if mayDefer.
+func (r *Restore) create(ctx context.Context, c creation, mayDefer bool) error {
+	if c.decision.Source == plan.FromSnapshot {
+		stop, err := r.snapshotFor(ctx, c)
+		if stop || err != nil {
+			return err
+		}
+	}
+	began := r.Now()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		_, err := r.client(c).Create(ctx, c.unstructured(), metav1.CreateOptions{FieldManager: FieldManager(r.UID)})
+		spent := r.Now().Sub(began)
+		var limit time.Duration
+		switch Classify(err) {
+		case Done:
+			return r.created(c)
+		case GivenUp:
+			return ctx.Err()
+		case Exists:
+			gone, finished, findErr := r.existing(ctx, c)
+			if finished || findErr != nil {
+				return findErr
+			}
+			if err = fmt.Errorf("an object of this name is being deleted"); gone {
+				err = fmt.Errorf("an object of this name comes and goes")
+			}
+			limit = r.Patience
+		case PortTaken:
+			if !plan.DropNodePorts(c.object) {
+				return r.refused(ctx, c, err)
+			}
+			r.tally.warn(v1alpha1.Issue{Code: plan.NodePortReassigned, Resource: c.resource,
+				Message: "a node port of the service is taken; it gets new ones: " + err.Error(), Action: "tell those who use the old ports"})
+			continue
+		case Unserved:
+			limit = unservedPatience
+		case Later:
+			if limit = laterPatience; spent >= limit && mayDefer && r.putOff(c) {
+				return nil
+			}
+		case Again, Vanishing:
+			limit = r.Patience
+		default:
+			return r.refused(ctx, c, err)
+		}
+		if spent >= min(limit, r.Patience) {
+			return r.refused(ctx, c, err)
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// created notes an object that is there through this restore.
+func (r *Restore) created(c creation) error {
+	r.tally.outcome(bundle.RestoreCreated, c.resource, "", "")
+	r.tally.warn(c.decision.Warnings...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(c.decision.Owners) > 0 {
+		r.orphans = append(r.orphans, orphan{c.kind, c.namespace(), c.name(), c.decision.Owners})
+	}
+	r.waiting.add(c, r)
+	return nil
+}
+
+// refused notes an object that could not be created. An API server that is away is no such answer: the restore itself cannot go on.
+func (r *Restore) refused(ctx context.Context, c creation, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	code := CodeCreateRefused
+	switch Classify(err) {
+	case Again:
+		if r.tally.stuck() >= r.Patience {
+			return fmt.Errorf("create %s: the API server did not answer for %s: %w", c.resource, r.Patience, err)
+		}
+	case Unserved:
+		code = plan.KindNotServed
+	case Vanishing:
+		code = CodeBeingDeleted
+	}
+	r.tally.outcome(bundle.RestoreFailed, c.resource, code, err.Error())
+	if c.decision.Source == plan.FromSnapshot {
+		return r.removeSnapshot(ctx, c.namespace(), snapshotName(r.UID, c.namespace(), c.name()))
+	}
+	return nil
+}
+
+// existing finds out about an object that is in the way: finished says that its outcome is noted; otherwise it is going away (or gone)
+// and can be created soon.
+func (r *Restore) existing(ctx context.Context, c creation) (gone, finished bool, err error) {
+	found, err := r.client(c).Get(ctx, c.name(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return true, false, nil
+	case err != nil && Classify(err) == Again:
+		return false, false, nil // the creation is repeated, which asks again
+	case err != nil:
+		return false, true, r.refused(ctx, c, err)
+	case writtenBy(found, FieldManager(r.UID)):
+		return false, true, r.created(c)
+	case found.GetDeletionTimestamp() != nil:
+		return false, false, nil
+	}
+	if untouchedDefaultAccount(c, found) {
+		return false, true, r.complete(ctx, c)
+	}
+	r.exists(c, found)
+	return false, true, nil
+}
+
+// exists notes an object that is left as it is.
+func (r *Restore) exists(c creation, found *unstructured.Unstructured) {
+	code, message := plan.AlreadyExists, "the target has the same object"
+	if !plan.Same(c.kind.Resource, c.object, found.Object) {
+		code, message = plan.AlreadyExistsAndDiffers, "the target has an object of this name with other contents; it was left as it is"
+	}
+	r.tally.outcome(bundle.RestoreSkipped, c.resource, code, message)
+	if c.decision.Source == "" {
+		return
+	}
+	r.tally.change(func(t *Tally) { t.VolumesTotal-- })
+	if r.Request.RestoreVolumeData {
+		r.tally.warn(v1alpha1.Issue{Code: plan.VolumeDataNotRestored, Resource: c.resource,
+			Message: "the claim exists in the target: the data that it holds was not replaced",
+			Action:  "delete the claim, and restore again, if its data shall come from the recovery point"})
+	}
+}
+
+// untouchedDefaultAccount tells the service account that the control plane makes in every new namespace, while nobody wrote into it.
+func untouchedDefaultAccount(c creation, found *unstructured.Unstructured) bool {
+	if c.kind.Resource.String() != "serviceaccounts" || found.GetName() != "default" {
+		return false
+	}
+	fields := found.GetManagedFields()
+	return len(fields) == 1 && fields[0].Manager == "kube-controller-manager"
+}
+
+// complete adds what the recovery point has to an object that is nobody's.
+func (r *Restore) complete(ctx context.Context, c creation) error {
+	_, err := r.client(c).Apply(ctx, c.name(), c.unstructured(), metav1.ApplyOptions{FieldManager: FieldManager(r.UID)})
+	if err != nil {
+		return r.refused(ctx, c, err)
+	}
+	return r.created(c)
+}
+
+func writtenBy(o *unstructured.Unstructured, manager string) bool {
+	for _, f := range o.GetManagedFields() {
+		if f.Manager == manager {
+			return true
+		}
+	}
+	return false
+}
+
+// putOff keeps an object for createDeferred, if there is room.
+func (r *Restore) putOff(c creation) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.deferred) >= maxDeferred {
+		return false
+	}
+	r.deferred = append(r.deferred, c)
+	return true
+}
+
+// createDeferred creates what waited for a webhook or a quota, again and again while some of it gets through.
+func (r *Restore) createDeferred(ctx context.Context) error {
+	r.tally.got()
+	for len(r.deferred) > 0 {
+		list := r.deferred
+		r.deferred = nil
+		last := r.tally.stuck() >= r.Patience
+		for _, c := range list {
+			if err := r.create(ctx, c, !last); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

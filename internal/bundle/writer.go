@@ -67,7 +67,7 @@ func (w *Writer) Kind(ctx context.Context, kind Kind) *Lines {
 	name := fmt.Sprintf("resources/%s.%s.%s", kind.Plural, group, kind.Version())
 	l := w.lines(ctx, name)
 	l.done = func(f File) {
-		kind.File, kind.Objects = f.Name, f.Lines
+		kind.File, kind.Objects, kind.Live = f.Name, f.Lines, kind.Live || l.live
 		w.kinds = append(w.kinds, kind)
 	}
 	return l
@@ -156,6 +156,7 @@ type Lines struct {
 	w    *Writer
 	ctx  context.Context // of the upload that runs beside the writing; ends with Close or Abort
 	name string
+	live bool
 	done func(File) // called under the Writer's mutex when the file is stored
 
 	pipe   *io.PipeWriter
@@ -228,6 +229,9 @@ func (l *Lines) Write(document []byte) error {
 	l.file.PlainSize += int64(len(document)) + 1
 	return nil
 }
+
+// MarkLive marks the kind as listed live; the writer may learn so only when it has read the list.
+func (l *Lines) MarkLive() { l.live = true }
 
 // Count returns the number of lines written.
 func (l *Lines) Count() int64 { return l.file.Lines }

@@ -43,6 +43,9 @@ func trimETag(s string) string { return strings.Trim(strings.TrimPrefix(s, "W/")
 
 // forRead decides on a read of an existing blob.
 func (c conditions) forRead(p properties) error {
+	if c.noneMatch == "*" {
+		return fail(http.StatusBadRequest, "UnsatisfiableCondition", "A read with If-None-Match: * can never succeed.")
+	}
 	if !c.wantsThis(p) {
 		return errConditionNotMet()
 	}
@@ -84,10 +87,15 @@ func (c conditions) wantsThis(p properties) bool {
 	return c.unmodifiedSince.IsZero() || !p.Modified.Truncate(time.Second).After(c.unmodifiedSince)
 }
 
-// excludesThis: If-None-Match and If-Modified-Since.
+// excludesThis: If-None-Match and If-Modified-Since; when both are there, one that lets the blob pass is enough.
 func (c conditions) excludesThis(p properties) bool {
-	if c.noneMatch == "*" || (c.noneMatch != "" && c.noneMatch == p.ETag) {
-		return true
+	sameTag := c.noneMatch == "*" || c.noneMatch == p.ETag
+	unmodified := !p.Modified.Truncate(time.Second).After(c.modifiedSince)
+	switch {
+	case c.noneMatch != "" && !c.modifiedSince.IsZero():
+		return sameTag && unmodified
+	case c.noneMatch != "":
+		return sameTag
 	}
-	return !c.modifiedSince.IsZero() && !p.Modified.Truncate(time.Second).After(c.modifiedSince)
+	return !c.modifiedSince.IsZero() && unmodified
 }

@@ -55,7 +55,7 @@ func (e *Endpoint) AccountURL() string { return e.URL + "/" + e.Account }
 func (e *Endpoint) Transport() *http.Transport {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(e.CA)
-	address := strings.TrimPrefix(e.URL, "https://")
+	_, address, _ := strings.Cut(e.URL, "://")
 	return &http.Transport{
 		TLSClientConfig:     &tls.Config{RootCAs: pool},
 		MaxIdleConnsPerHost: 32,
@@ -123,14 +123,19 @@ var Key = base64.StdEncoding.EncodeToString([]byte("a key of the tests, 64 bytes
 
 // StartServer serves a temporary folder with our server over TLS. Its account is "cairntest". The token "good" may do everything,
 // "reader" may read blobs, and no other is valid.
-func StartServer(t testing.TB) *Endpoint {
+// Each wrap stands between the clients and the server.
+func StartServer(t testing.TB, wrap ...func(http.Handler) http.Handler) *Endpoint {
 	t.Helper()
 	server, err := blobserver.Open(Config(t.TempDir()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	certificate, ca, _ := newCertificate(t)
-	listener := httptest.NewUnstartedServer(server)
+	handler := http.Handler(server)
+	for _, w := range wrap {
+		handler = w(handler)
+	}
+	listener := httptest.NewUnstartedServer(handler)
 	listener.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	listener.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	listener.StartTLS()
@@ -167,7 +172,7 @@ func Config(root string) blobserver.Config {
 	}
 }
 
-var listening = regexp.MustCompile(`listening (?:at|on) https://127\.0\.0\.1:(\d+)`)
+var listening = regexp.MustCompile(`listens on https://127\.0\.0\.1:(\d+)`)
 
 // StartAzurite runs Azurite from test/azurite, which it installs there first if need be.
 func StartAzurite(t testing.TB) *Endpoint {

@@ -49,7 +49,7 @@ func TestAVolumeWhoseSnapshotFailsIsSaid(t *testing.T) {
 	prepareWorkload(t, "refused")
 	t.Cleanup(func() { destroyWorkload(t, "refused") })
 	makeInstanceOnce(t, "refused", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["refused"]}`)
-	if err := w.TestCluster(t.Context(), "fault", cluster.Name, "CreateSnapshot", "--fail", "100000", "--code", "InvalidArgument", "--message", "the disk is of a kind that has no snapshots"); err != nil {
+	if err := w.TestCluster(t.Context(), "fault", cluster.Name, "CreateSnapshot", "--fail", "-1", "--code", "InvalidArgument", "--message", "the disk is of a kind that has no snapshots"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slowSnapshots(t, false) })

@@ -160,12 +160,6 @@ func slowSnapshots(t *testing.T, slow bool) {
 	}
 }
 
-// disk is one volume or snapshot in the emulated cloud.
-type disk struct {
-	Handle string `json:"handle"`
-	Kind   string `json:"kind"`
-}
-
 // snapshots lists the snapshots that storage holds.
 func snapshots(t *testing.T) []string {
 	t.Helper()
@@ -173,15 +167,13 @@ func snapshots(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var disks []disk
-	if err := json.Unmarshal([]byte(out), &disks); err != nil {
+	var cloud struct{ Snapshots []struct{ ID string } }
+	if err := json.Unmarshal([]byte(out), &cloud); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
 	var handles []string
-	for _, d := range disks {
-		if d.Kind == "snapshot" {
-			handles = append(handles, d.Handle)
-		}
+	for _, s := range cloud.Snapshots {
+		handles = append(handles, s.ID)
 	}
 	return handles
 }

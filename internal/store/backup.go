@@ -10,42 +10,6 @@ import (
 	"github.com/cairn-backup/cairn/internal/arm"
 )
 
-// ClusterReport is what a cluster said last.
-type ClusterReport struct {
-	Seen time.Time
-	// Body is a link.Report without its requests.
-	Body json.RawMessage
-}
-
-// PutClusterReport stores what a cluster says now.
-func (tx *Tx) PutClusterReport(cluster arm.ID, body []byte) error {
-	_, err := tx.exec(`INSERT INTO cluster_reports (cluster, seen, body) VALUES ($1, $2, $3)
-		ON CONFLICT (cluster) DO UPDATE SET seen = excluded.seen, body = excluded.body`, cluster.Key(), micros(tx.now), string(body))
-	if err != nil {
-		return fmt.Errorf("report of %s: %w", cluster, err)
-	}
-	return nil
-}
-
-// ClusterReport is what a cluster said last: ErrNotFound.
-func (tx *Tx) ClusterReport(cluster arm.ID) (ClusterReport, error) {
-	var r ClusterReport
-	var seen int64
-	var body string
-	if err := tx.row(`SELECT seen, body FROM cluster_reports WHERE cluster = $1`, []any{cluster.Key()}, &seen, &body); err != nil {
-		return r, fmt.Errorf("report of %s: %w", cluster, err)
-	}
-	return ClusterReport{Seen: timeOf(seen), Body: json.RawMessage(body)}, nil
-}
-
-// DeleteClusterReport forgets what a cluster said.
-func (tx *Tx) DeleteClusterReport(cluster arm.ID) error {
-	if _, err := tx.exec(`DELETE FROM cluster_reports WHERE cluster = $1`, cluster.Key()); err != nil {
-		return fmt.Errorf("report of %s: %w", cluster, err)
-	}
-	return nil
-}
-
 // VaultKey is a vault's secret; when it has none yet, it gets the one that make returns.
 func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error) {
 	var secret string

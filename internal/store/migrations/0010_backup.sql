@@ -1,10 +1,3 @@
--- What clusters said last; body is a link.Report without its requests.
-CREATE TABLE cluster_reports (
-    cluster TEXT PRIMARY KEY,
-    seen    BIGINT NOT NULL,
-    body    TEXT NOT NULL
-);
-
 -- Each vault's secret, hexadecimal: what its recovery points are encrypted with is derived from it.
 CREATE TABLE vault_keys (
     vault  TEXT PRIMARY KEY,

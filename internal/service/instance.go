@@ -1,0 +1,447 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/backup"
+	"github.com/cairn-backup/cairn/internal/link"
+	"github.com/cairn-backup/cairn/internal/store"
+)
+
+// InstanceResource is a backup instance as it is sent.
+type InstanceResource = backup.Resource[backup.Instance]
+
+// storedInstance is a backup instance as it is stored.
+type storedInstance struct {
+	InstanceResource
+	// GUID names the instance in storage; one made later under the same name has another.
+	GUID string `json:"guid"`
+}
+
+// prefix is the instance's folder in a blob container.
+func (i *storedInstance) prefix() string { return "cairn/v1/" + i.GUID + "/" }
+
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.()-]{0,259}$`)
+
+// PutInstance makes or changes a backup instance. Unless it is as it was already (changed is then false), the cluster is
+// asked whether a backup could be made; the operation ends with the answer.
+func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Instance]) (instance InstanceResource, op store.Operation, changed bool, err error) {
+	if !instanceName.MatchString(id.Name()) {
+		return instance, op, false, arm.Invalid("name", "'%s' is not a backup instance's name.", id.Name()).
+			WithAction("Use letters, digits, dashes, dots, underscores and parentheses.")
+	}
+	in.Properties.Complete()
+	if err := in.Properties.Validate("properties").Err(); err != nil {
+		return instance, op, false, err
+	}
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		vault, err := vaultOf(tx, id)
+		if err != nil {
+			return err
+		}
+		old, row, err := store.Load[storedInstance](tx, id)
+		isNew := errors.Is(err, store.ErrNotFound)
+		if err != nil && !isNew {
+			return err
+		}
+		next := old
+		if isNew {
+			row.ID = vault.ID.Child("backupInstances", id.Name())
+			next = storedInstance{InstanceResource: backup.NewResource(row.ID, backup.InstanceType, backup.Instance{}), GUID: newID()}
+		} else if err := checkInstanceChange(&old, in.Properties); err != nil {
+			return err
+		}
+		if !isNew && unchanged(&old, in) {
+			instance = old.InstanceResource
+			return nil
+		}
+		extension, err := s.checkInstance(tx, by, &vault, row.ID, in.Properties, "properties")
+		if err != nil {
+			return err
+		}
+		changed = true
+		state := backup.UpdatingProtection
+		if isNew || old.Properties.CurrentProtectionState == backup.ProtectionError {
+			state = backup.ConfiguringProtection
+		}
+		next.Tags, next.SystemData = in.Tags, old.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+		next.Properties = *in.Properties
+		next.Properties.ProvisioningState = backup.Provisioning
+		next.Properties.SetState(state, nil)
+		instance = next.InstanceResource
+		if op, err = beginOperation(tx, operationConfigure, row.ID); err != nil {
+			return err
+		}
+		if err := s.trust(tx, by, next.Properties.ClusterID(), &vault); err != nil {
+			return err
+		}
+		if err := askValidateBackup(tx, &op, &next, extension); err != nil {
+			return err
+		}
+		return tx.Save(&row, next)
+	})
+	return instance, op, changed, err
+}
+
+// checkInstanceChange says why an instance cannot become what is asked for, or returns nil.
+func checkInstanceChange(old *storedInstance, next *backup.Instance) error {
+	if !old.Properties.ClusterID().Equal(next.ClusterID()) {
+		return arm.Invalid("properties.dataSourceInfo.resourceID", "The backup instance '%s' is of the cluster '%s'; the datasource cannot be changed.", old.Name, old.Properties.ClusterID()).
+			WithAction("Make a backup instance of another name for the other cluster.")
+	}
+	switch state := old.Properties.CurrentProtectionState; state {
+	case backup.ConfiguringProtection, backup.UpdatingProtection, backup.SoftDeleting:
+		return notAllowed("Update", old, state)
+	}
+	return nil
+}
+
+// notAllowed is Azure's error for what an instance's state forbids.
+func notAllowed(operation string, instance *storedInstance, state string) error {
+	return arm.BadRequest("UserErrorInvalidBackupInstanceOperation", "Operation %s is not allowed on Backup Instance with Protection Status %s", operation, state).
+		WithTarget(string(instance.ID)).WithAction("Wait until the protection is configured, and look at protectionErrorDetails if it does not become so: az dataprotection backup-instance show.")
+}
+
+// unchanged says whether a PUT asks for what is there and works.
+func unchanged(old *storedInstance, in *backup.Input[backup.Instance]) bool {
+	if old.Properties.CurrentProtectionState == backup.ProtectionError {
+		return false
+	}
+	next := *in.Properties
+	next.ProvisioningState, next.CurrentProtectionState = old.Properties.ProvisioningState, old.Properties.CurrentProtectionState
+	next.ProtectionStatus, next.ProtectionErrorDetails = old.Properties.ProtectionStatus, old.Properties.ProtectionErrorDetails
+	a, errA := json.Marshal(next)
+	b, errB := json.Marshal(old.Properties)
+	return errA == nil && errB == nil && string(a) == string(b) && same(old.Tags, in.Tags)
+}
+
+// checkInstance is all that must hold before the cluster is asked. It fills in the datasource's location.
+func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResource, id arm.ID, next *backup.Instance, prefix string) (*link.Extension, error) {
+	if next.PolicyID().Parent().Key() != vault.ID.Key() {
+		return nil, arm.Invalid(prefix+".policyInfo.policyId", "The policy '%s' is not the vault's.", next.PolicyID()).
+			WithAction("Use a policy of the vault '" + vault.Name + "'.")
+	}
+	exists, err := tx.Exists(next.PolicyID())
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		return nil, arm.Invalid(prefix+".policyInfo.policyId", "The vault has no policy '%s'.", next.PolicyID().Name()).
+			WithAction("Make the policy first: az dataprotection backup-policy create.")
+	}
+	others, err := Documents[storedInstance](tx.Children(vault.ID, backup.InstanceType))
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if !o.ID.Equal(id) && o.Properties.ClusterID().Equal(next.ClusterID()) && o.Properties.PolicyID().Equal(next.PolicyID()) {
+			return nil, arm.BadRequest("UserErrorDppDatasourceAlreadyHasBackupInstance",
+				"Datasource is already associated with the backup instance %s in the Backup vault %s with the protection status as %s.", o.Name, vault.ID, o.Properties.CurrentProtectionState).
+				WithTarget(prefix + ".dataSourceInfo.resourceID").
+				WithAction("Delete the backup instance " + o.Name + ", or use another policy or another vault for this one.")
+		}
+	}
+	facts, err := s.gatherCluster(tx, vault, next.ClusterID())
+	if err != nil {
+		return nil, err
+	}
+	if facts.exists {
+		if err := s.mayRead(tx, by, next.ClusterID()); err != nil {
+			return nil, err
+		}
+	}
+	if err := facts.check(vault, next.ClusterID()); err != nil {
+		return nil, err
+	}
+	for _, d := range []*backup.Datasource{next.DataSource, next.DataSourceSet} {
+		if d.ResourceLocation == "" {
+			d.ResourceLocation = vault.Location
+		}
+	}
+	return facts.extension, nil
+}
+
+// askValidateBackup asks the cluster whether a backup of the instance could be made.
+func askValidateBackup(tx *store.Tx, op *store.Operation, instance *storedInstance, extension *link.Extension) error {
+	scope := instance.Properties.Scope()
+	return ask(tx, store.Request{
+		Name: newID(), Kind: "ValidateForBackup", Cluster: instance.Properties.ClusterID().Key(), Vault: instance.ID.Parent().Key(),
+		Instance: instance.ID.Key(), Operation: op.ID,
+	}, v1alpha1.ValidateForBackupSpec{
+		Location:        v1alpha1.StorageLocation{ContainerURL: extension.ContainerURL, Prefix: instance.prefix()},
+		Filter:          filter(scope.IncludedNamespaces, scope.ExcludedNamespaces, scope.IncludeClusterScopeResources),
+		SnapshotVolumes: *scope.SnapshotVolumes,
+	})
+}
+
+func filter(included, excluded []string, clusterScope *bool) v1alpha1.Filter {
+	return v1alpha1.Filter{IncludedNamespaces: included, ExcludedNamespaces: excluded, IncludeClusterScopeResources: *clusterScope}
+}
+
+// ask adds a request for a cluster.
+func ask(tx *store.Tx, r store.Request, spec any) error {
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("request %s: %w", r.Name, err)
+	}
+	r.Spec, r.Created, r.Progressed = body, tx.Now(), tx.Now()
+	return tx.PutRequest(r)
+}
+
+// ValidateForBackup asks the cluster whether a backup could be made of an instance that need not exist.
+func (s *Service) ValidateForBackup(ctx context.Context, by Ref, vaultID arm.ID, in *backup.ValidateRequest) (op store.Operation, vault backup.VaultResource, err error) {
+	if in.Instance == nil {
+		return op, vault, arm.Invalid("backupInstance", "backupInstance is required.").WithAction("Set it to the backup instance's properties.")
+	}
+	in.Instance.Complete()
+	if err := in.Instance.Validate("backupInstance").Err(); err != nil {
+		return op, vault, err
+	}
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		var err error
+		if vault, _, err = Load[backup.VaultResource](tx, vaultID); err != nil {
+			return err
+		}
+		// An instance that exists already is not in its own way.
+		itself := arm.ID("")
+		others, err := Documents[storedInstance](tx.Children(vault.ID, backup.InstanceType))
+		if err != nil {
+			return err
+		}
+		for _, o := range others {
+			if o.Properties.FriendlyName == in.Instance.FriendlyName && o.Properties.ClusterID().Equal(in.Instance.ClusterID()) {
+				itself = o.ID
+			}
+		}
+		extension, err := s.checkInstance(tx, by, &vault, itself, in.Instance, "backupInstance")
+		if err != nil {
+			return err
+		}
+		if op, err = beginOperation(tx, operationValidateBackup, vault.ID); err != nil {
+			return err
+		}
+		probe := storedInstance{InstanceResource: backup.NewResource(vault.ID.Child("backupInstances", "validation"), backup.InstanceType, *in.Instance), GUID: newID()}
+		return askValidateBackup(tx, &op, &probe, extension)
+	})
+	return op, vault, err
+}
+
+// resolveInstance finds an instance by its name; else, since that of many is generated, by its cluster's name or its friendly
+// name, if that is unique in the vault.
+func resolveInstance(tx *store.Tx, id arm.ID) (storedInstance, store.Resource, error) {
+	instance, row, err := store.Load[storedInstance](tx, id)
+	if !errors.Is(err, store.ErrNotFound) {
+		return instance, row, err
+	}
+	if _, err := vaultOf(tx, id); err != nil {
+		return instance, row, err
+	}
+	rows, err := tx.Children(id.Parent(), backup.InstanceType)
+	if err != nil {
+		return instance, row, err
+	}
+	for _, name := range []func(*backup.Instance) string{
+		func(i *backup.Instance) string { return i.DataSource.ResourceName },
+		func(i *backup.Instance) string { return i.FriendlyName },
+	} {
+		var names []string
+		for _, r := range rows {
+			var candidate storedInstance
+			if err := r.Decode(&candidate); err != nil {
+				return instance, row, err
+			}
+			if strings.EqualFold(name(&candidate.Properties), id.Name()) {
+				names = append(names, candidate.Name)
+				instance, row = candidate, r
+			}
+		}
+		switch len(names) {
+		case 0:
+		case 1:
+			return instance, row, nil
+		default:
+			return storedInstance{}, store.Resource{}, arm.BadRequest("UserErrorAmbiguousBackupInstance", "'%s' can be any of the backup instances %s.", id.Name(), strings.Join(names, ", ")).
+				WithTarget(string(id)).WithAction("Use one of these names.")
+		}
+	}
+	return storedInstance{}, store.Resource{}, arm.NotFound(id)
+}
+
+// ResolveInstance is the ID of the instance that a path means.
+func (s *Service) ResolveInstance(ctx context.Context, id arm.ID) (arm.ID, error) {
+	var resolved arm.ID
+	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		i, _, err := resolveInstance(tx, id)
+		resolved = i.ID
+		return err
+	})
+	return resolved, err
+}
+
+// Instance finds an instance.
+func (s *Service) Instance(ctx context.Context, id arm.ID) (InstanceResource, error) {
+	var instance storedInstance
+	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		var err error
+		instance, _, err = Load[storedInstance](tx, id)
+		return err
+	})
+	return instance.InstanceResource, err
+}
+
+// Instances are a vault's.
+func (s *Service) Instances(ctx context.Context, vault arm.ID) ([]InstanceResource, error) {
+	var found []InstanceResource
+	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		if _, _, err := Load[backup.VaultResource](tx, vault); err != nil {
+			return err
+		}
+		var err error
+		found, err = Documents[InstanceResource](tx.Children(vault, backup.InstanceType))
+		return err
+	})
+	return found, err
+}
+
+// InstancesOf are all vaults' instances of a cluster.
+func (s *Service) InstancesOf(ctx context.Context, cluster arm.ID) ([]InstanceResource, error) {
+	var found []InstanceResource
+	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		all, err := Documents[InstanceResource](tx.ByType(backup.InstanceType))
+		found = slices.DeleteFunc(all, func(i InstanceResource) bool { return !i.Properties.ClusterID().Equal(cluster) })
+		return err
+	})
+	return found, err
+}
+
+// protectionMoves are the states from which an instance may go where an action takes it.
+var protectionMoves = map[string]struct {
+	operation, to string
+	from          []string
+}{
+	"stopProtection":   {"StopProtection", backup.ProtectionStopped, []string{backup.ProtectionConfigured, backup.BackupsSuspended, backup.ProtectionError}},
+	"suspendBackups":   {"SuspendBackups", backup.BackupsSuspended, []string{backup.ProtectionConfigured}},
+	"resumeProtection": {"ResumeProtection", backup.ProtectionConfigured, []string{backup.ProtectionStopped, backup.BackupsSuspended}},
+	"resumeBackups":    {"ResumeBackups", backup.ProtectionConfigured, []string{backup.BackupsSuspended}},
+}
+
+// MoveProtection stops, suspends or resumes an instance's protection. Changed is false when it is there already.
+func (s *Service) MoveProtection(ctx context.Context, by Ref, id arm.ID, action string) (op store.Operation, changed bool, err error) {
+	move := protectionMoves[action]
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		instance, row, err := Load[storedInstance](tx, id)
+		if err != nil {
+			return err
+		}
+		state := instance.Properties.CurrentProtectionState
+		if state == move.to {
+			return nil
+		}
+		if !slices.Contains(move.from, state) {
+			return notAllowed(move.operation, &instance, state)
+		}
+		changed = true
+		instance.Properties.SetState(move.to, nil)
+		instance.Properties.ProvisioningState = backup.Succeeded
+		instance.SystemData = instance.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+		if op, err = endedOperation(tx, move.operation, row.ID, nil); err != nil {
+			return err
+		}
+		return tx.Save(&row, instance)
+	})
+	return op, changed, err
+}
+
+// DeleteInstance deletes an instance's recovery points, in the cluster and in storage, and then the instance; the operation
+// ends with that. Found is false when there is none.
+func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op store.Operation, found bool, err error) {
+	err = s.DB.Update(ctx, func(tx *store.Tx) error {
+		instance, row, err := store.Load[storedInstance](tx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		found = true
+		switch state := instance.Properties.CurrentProtectionState; state {
+		case backup.ConfiguringProtection, backup.UpdatingProtection, backup.SoftDeleting:
+			return notAllowed("Delete", &instance, state)
+		}
+		if err := idle(tx, &instance); err != nil {
+			return err
+		}
+		points, err := tx.RecoveryPoints(instance.GUID)
+		if err != nil {
+			return err
+		}
+		clusterExists, err := tx.Exists(instance.Properties.ClusterID())
+		if err != nil {
+			return err
+		}
+		if len(points) == 0 || !clusterExists {
+			// Without its cluster nothing can delete the snapshots; the recovery points' rows stay, as the ledger of them.
+			if op, err = endedOperation(tx, operationDelete, row.ID, nil); err != nil {
+				return err
+			}
+			return tx.Delete(row.ID)
+		}
+		vault, err := vaultOf(tx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := s.usableCluster(tx, &vault, instance.Properties.ClusterID()); err != nil {
+			return err
+		}
+		if op, err = beginOperation(tx, operationDelete, row.ID); err != nil {
+			return err
+		}
+		for _, p := range points {
+			if err := askDelete(tx, &op, &instance, p); err != nil {
+				return err
+			}
+		}
+		instance.Properties.ProvisioningState = "Deleting"
+		instance.Properties.SetState(backup.SoftDeleting, nil)
+		instance.SystemData = instance.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+		return tx.Save(&row, instance)
+	})
+	return op, found, err
+}
+
+// askDelete asks the cluster to delete a recovery point; the ledger says which storage snapshots go with it.
+func askDelete(tx *store.Tx, op *store.Operation, instance *storedInstance, p store.RecoveryPoint) error {
+	var snapshots []v1alpha1.VolumeSnapshotRecord
+	if err := json.Unmarshal(p.Snapshots, &snapshots); err != nil {
+		return fmt.Errorf("ledger of recovery point %s: %w", p.Name, err)
+	}
+	return ask(tx, store.Request{
+		Name: newID(), Kind: "DeleteBackup", Cluster: p.Cluster, Vault: p.Vault, Instance: instance.ID.Key(), Point: p.Name, Operation: op.ID,
+	}, v1alpha1.DeleteBackupSpec{
+		RecoveryPointID: p.Name, Location: v1alpha1.StorageLocation{ContainerURL: p.Container, Prefix: p.Prefix}, Snapshots: snapshots,
+	})
+}
+
+// idle is the 409 when a backup, a restore or a deletion of the instance is running.
+func idle(tx *store.Tx, instance *storedInstance) error {
+	open, err := tx.OpenRequestsOf(instance.ID)
+	if err != nil {
+		return err
+	}
+	for _, r := range open {
+		if r.Job == "" {
+			continue
+		}
+		return arm.Conflict("UserErrorConflictingOperationInProgress", "A %s of the backup instance '%s' is running (job %s); there can be one at a time.",
+			strings.ToLower(r.Kind), instance.Name, r.Job).WithTarget(string(instance.ID)).
+			WithAction("Wait until the job has ended: az dataprotection job show --job-id " + r.Job + ".")
+	}
+	return nil
+}

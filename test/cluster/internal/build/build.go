@@ -198,7 +198,7 @@ func (c *Cache) key(folders []string) (string, error) {
 	files := []string{filepath.Join(c.Source, "go.mod"), filepath.Join(c.Source, "go.sum")}
 	for _, folder := range folders {
 		err := filepath.WalkDir(filepath.Join(c.Source, folder), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			if err == nil && d.Type().IsRegular() && !strings.HasSuffix(path, "_test.go") {
 				files = append(files, path)
 			}
 			return err

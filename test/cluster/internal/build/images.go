@@ -37,7 +37,7 @@ func (c *Cache) AllImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.part(filepath.Join(c.Images(), ".stamp"), key+startPostgres, func() error {
+	return c.part(filepath.Join(c.Images(), ".stamp"), key, func() error {
 		for _, i := range []struct {
 			name string
 			pack func(context.Context) error

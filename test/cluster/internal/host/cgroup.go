@@ -21,7 +21,7 @@ import (
 const nodeGroup = "node"
 
 // Hierarchies reads the mount points of cgroup file systems out of the text of /proc/mounts: those of version 1 if there
-// are any, else the one of version 2. Nested mounts and duplicates are left out.
+// are any, else the one of version 2.
 func Hierarchies(mounts string) (points []string, v2 bool) {
 	var unified []string
 	for line := range strings.Lines(mounts) {

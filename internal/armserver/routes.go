@@ -10,5 +10,7 @@ import (
 func table(s *service.Service) []Route {
 	return slices.Concat(
 		resourceRoutes(s),
+		neighbourRoutes(s),
+		authorizationRoutes(s),
 	)
 }

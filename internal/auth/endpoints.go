@@ -81,7 +81,6 @@ func (e *Endpoints) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{tenant}/discovery/v2.0/keys", e.keys)
 	mux.HandleFunc("GET /adfs/discovery/keys", e.keys)
 	mux.HandleFunc("GET /metadata/endpoints", e.metadata)
-	mux.HandleFunc("GET //metadata/endpoints", e.metadata)
 }
 
 // refusal is Entra's form of an error.
@@ -258,15 +257,17 @@ func (e *Endpoints) metadata(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
+	// Terraform appends the tenant to loginEndpoint as it is, hence the slash.
+	home := e.PublicURL + "/"
 	cloud := map[string]any{
-		"name": "Cairn", "portal": e.PublicURL, "resourceManager": e.PublicURL, "gallery": e.PublicURL,
-		"graph": e.PublicURL, "graphAudience": e.PublicURL, "microsoftGraphResourceId": e.PublicURL,
-		"batch": e.PublicURL, "media": e.PublicURL, "sqlManagement": e.PublicURL,
-		"vmImageAliasDoc": e.PublicURL, "activeDirectoryDataLake": e.PublicURL,
-		"ossrDbmsResourceId": e.PublicURL, "logAnalyticsResourceId": e.PublicURL, "synapseAnalyticsResourceId": e.PublicURL,
-		"attestationResourceId": e.PublicURL, "appInsightsResourceId": e.PublicURL,
+		"name": "Cairn", "portal": home, "resourceManager": home, "gallery": home,
+		"graph": home, "graphAudience": home, "microsoftGraphResourceId": home,
+		"batch": home, "media": home, "sqlManagement": home,
+		"vmImageAliasDoc": home, "activeDirectoryDataLake": home,
+		"ossrDbmsResourceId": home, "logAnalyticsResourceId": home, "synapseAnalyticsResourceId": home,
+		"attestationResourceId": home, "appInsightsResourceId": home,
 		"authentication": map[string]any{
-			"loginEndpoint": e.PublicURL, "audiences": append(audiences, e.PublicURL), "tenant": e.Issuer.Tenant, "identityProvider": "AAD",
+			"loginEndpoint": home, "audiences": append(audiences, home), "tenant": e.Issuer.Tenant, "identityProvider": "AAD",
 		},
 		"suffixes": map[string]any{
 			"storage": storage, "keyVaultDns": "vault." + storage, "acrLoginServer": "registry." + storage,

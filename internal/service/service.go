@@ -34,6 +34,8 @@ type Service struct {
 	BlobURL   string
 	// CABundle is the PEM of the authority that signed both endpoints' certificates; empty for a public one.
 	CABundle string
+	// Closing is closed when the daemon is about to end: a call that is held open should answer then.
+	Closing <-chan struct{}
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string

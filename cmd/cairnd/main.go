@@ -1,0 +1,52 @@
+// Command cairnd is the Backup service: Azure's resource manager and blob storage, as far as backing up Kubernetes needs them,
+// over HTTPS, with its state in one folder.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/cairn-backup/cairn/internal/daemon"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "cairnd:", err)
+			os.Exit(1)
+		}
+		os.Exit(2)
+	}
+}
+
+// run serves until ctx ends.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("cairnd", flag.ContinueOnError)
+	flags.SetOutput(out)
+	config := daemon.Config{Log: slog.New(slog.NewTextHandler(out, nil))}
+	flags.StringVar(&config.Data, "data", "", "the folder that holds everything; made when it is absent (required)")
+	flags.StringVar(&config.Listen, "listen", ":8443", "the address to serve the API on")
+	flags.StringVar(&config.BlobListen, "blob-listen", ":8444", "the address to serve blobs on")
+	flags.StringVar(&config.PublicURL, "public-url", "", "how clients and clusters reach the API, https://HOST:PORT (default localhost)")
+	flags.StringVar(&config.BlobURL, "blob-url", "", "how clients and clusters reach the blobs, https://HOST:PORT (default localhost)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if config.Data == "" || flags.NArg() > 0 {
+		return errors.New("usage: cairnd --data DIR [--public-url https://HOST:8443] [--blob-url https://HOST:8444] [--listen ADDR] [--blob-listen ADDR]")
+	}
+	d, err := daemon.Start(ctx, config)
+	if err != nil {
+		return err
+	}
+	return d.Wait()
+}

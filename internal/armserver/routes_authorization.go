@@ -1,0 +1,175 @@
+package armserver
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/service"
+)
+
+// authorization answers for Microsoft.Authorization, and for the little of Graph that role commands need.
+type authorization struct{ s *service.Service }
+
+func authorizationRoutes(s *service.Service) []Route {
+	h := authorization{s}
+	const provider = anyScope + "/providers/Microsoft.Authorization"
+	return []Route{
+		// What the built-in roles are is no secret.
+		{Method: "GET", Path: provider + "/roleDefinitions", Permission: NoPermission, Handle: h.definitions},
+		{Method: "GET", Path: provider + "/roleDefinitions/{role}", Permission: NoPermission, Handle: h.definition},
+		{Method: "GET", Path: provider + "/roleAssignments", Handle: h.assignments},
+		{Method: "PUT", Path: provider + "/roleAssignments/{assignment}", Handle: h.putAssignment},
+		{Method: "GET", Path: provider + "/roleAssignments/{assignment}", Handle: h.assignment},
+		{Method: "DELETE", Path: provider + "/roleAssignments/{assignment}", Handle: h.deleteAssignment},
+
+		{Method: "GET", Path: "/v1.0/servicePrincipals", Permission: NoPermission, Unversioned: true, Handle: h.principals},
+		{Method: "GET", Path: "/v1.0/servicePrincipals/{id}", Permission: NoPermission, Unversioned: true, Handle: h.principal},
+		{Method: "POST", Path: "/v1.0/directoryObjects/getByIds", Permission: NoPermission, Unversioned: true, Handle: h.byIDs},
+
+		{Method: "POST", Path: "/providers/Microsoft.ResourceGraph/resources", Permission: NoPermission, Handle: h.graph},
+	}
+}
+
+func (h authorization) definitions(_ context.Context, r *Request) (*Response, error) {
+	f, err := parseFilter(r.Query.Get("$filter"))
+	if err != nil {
+		return nil, err
+	}
+	return Answer(200, arm.NewList(h.s.RoleDefinitions(f["rolename"]))), nil
+}
+
+func (h authorization) definition(_ context.Context, r *Request) (*Response, error) {
+	out, err := h.s.RoleDefinition(r.Param("role"))
+	return Answer(200, out), err
+}
+
+func (h authorization) assignments(ctx context.Context, r *Request) (*Response, error) {
+	f, err := parseFilter(r.Query.Get("$filter"))
+	if err != nil {
+		return nil, err
+	}
+	_, atScope := f["atscope"]
+	principal := f["principalid"]
+	if assigned, given := f["assignedto"]; given {
+		principal = assigned
+	}
+	out, err := h.s.RoleAssignments(ctx, r.ID, principal, !atScope)
+	return Answer(200, arm.NewList(out)), err
+}
+
+func (h authorization) putAssignment(ctx context.Context, r *Request) (*Response, error) {
+	// Old versions of the API have the properties at the top.
+	var in struct {
+		Properties *service.RoleAssignmentProperties `json:"properties"`
+		service.RoleAssignmentProperties
+	}
+	if err := r.Decode(&in); err != nil {
+		return nil, err
+	}
+	if in.Properties == nil {
+		in.Properties = &in.RoleAssignmentProperties
+	}
+	out, created, err := h.s.PutRoleAssignment(ctx, r.ID, *in.Properties, r.By)
+	return Answer(put(created), out), err
+}
+
+func (h authorization) assignment(ctx context.Context, r *Request) (*Response, error) {
+	out, err := h.s.RoleAssignment(ctx, r.ID)
+	return Answer(200, out), err
+}
+
+func (h authorization) deleteAssignment(ctx context.Context, r *Request) (*Response, error) {
+	out, err := h.s.DeleteRoleAssignment(ctx, r.ID)
+	if err != nil || out == nil {
+		return Answer(204, nil), err
+	}
+	return Answer(200, out), nil
+}
+
+// quotedWord is a string in a Graph filter. Its filters have forms that OData's comparisons do not cover:
+// servicePrincipalNames/any(c:c eq 'x').
+var quotedWord = regexp.MustCompile(`'((?:[^']|'')*)'`)
+
+func (h authorization) principals(ctx context.Context, r *Request) (*Response, error) {
+	var wanted []string
+	filtered := r.Query.Get("$filter") != ""
+	for _, m := range quotedWord.FindAllStringSubmatch(r.Query.Get("$filter"), -1) {
+		wanted = append(wanted, strings.ReplaceAll(m[1], "''", "'"))
+	}
+	out, err := h.s.DirectoryObjects(ctx, func(o service.DirectoryObject) bool {
+		return !filtered || slices.ContainsFunc(wanted, func(w string) bool {
+			return strings.EqualFold(w, o.ID) || strings.EqualFold(w, o.AppID) || strings.EqualFold(w, o.DisplayName)
+		})
+	})
+	return Answer(200, arm.NewList(out)), err
+}
+
+func (h authorization) principal(ctx context.Context, r *Request) (*Response, error) {
+	out, err := h.s.DirectoryObjects(ctx, func(o service.DirectoryObject) bool { return strings.EqualFold(r.Param("id"), o.ID) })
+	if err == nil && len(out) == 0 {
+		err = &arm.Error{Status: 404, Code: "Request_ResourceNotFound", Message: "Resource '" + r.Param("id") + "' does not exist or one of its queried reference-property objects are not present."}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return Answer(200, out[0]), nil
+}
+
+func (h authorization) byIDs(ctx context.Context, r *Request) (*Response, error) {
+	var in struct {
+		IDs []string `json:"ids"`
+	}
+	if err := r.Decode(&in); err != nil {
+		return nil, err
+	}
+	out, err := h.s.DirectoryObjects(ctx, func(o service.DirectoryObject) bool {
+		return slices.ContainsFunc(in.IDs, func(id string) bool { return strings.EqualFold(id, o.ID) })
+	})
+	return Answer(200, arm.NewList(out)), err
+}
+
+var (
+	graphType = regexp.MustCompile(`(?i)\btype\s*(?:=~|==)\s*'([^']*)'`)
+	graphIDs  = regexp.MustCompile(`(?i)\bwhere\s+id\s+in~?\s*\(([^)]*)\)`)
+)
+
+// graph answers the queries that az's list commands send: those for tracked resources of a type, by ID. Another query finds
+// nothing.
+func (h authorization) graph(ctx context.Context, r *Request) (*Response, error) {
+	var in struct {
+		Query string `json:"query"`
+	}
+	if err := r.Decode(&in); err != nil {
+		return nil, err
+	}
+	found := []service.GenericResource{}
+	if typ := graphType.FindStringSubmatch(in.Query); typ != nil {
+		var wanted []string
+		ids := graphIDs.FindStringSubmatch(in.Query)
+		if ids != nil {
+			for _, m := range quotedWord.FindAllStringSubmatch(ids[1], -1) {
+				wanted = append(wanted, strings.ToLower(m[1]))
+			}
+		}
+		all, err := h.s.Resources(ctx, arm.Subscription(h.s.SubscriptionID), typ[1])
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range all {
+			if ids != nil && !slices.Contains(wanted, g.ID.Key()) {
+				continue
+			}
+			if ok, err := h.s.Allowed(ctx, r.Caller.ObjectID, g.Type+"/read", g.ID); err != nil {
+				return nil, err
+			} else if ok {
+				found = append(found, g)
+			}
+		}
+	}
+	return Answer(200, map[string]any{
+		"totalRecords": len(found), "count": len(found), "data": found, "facets": []any{}, "resultTruncated": "false",
+	}), nil
+}

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/auth"
+	"github.com/cairn-backup/cairn/internal/service"
+	"github.com/cairn-backup/cairn/internal/store"
+)
+
+// ownerRole is the built-in role Owner.
+const ownerRole = "Owner"
+
+// settings gives the tenant and the subscription, which the first start makes.
+func settings(tx *store.Tx) (tenant, subscription string, err error) {
+	random := func() (string, error) { return uuid.NewString(), nil }
+	if tenant, err = tx.SettingOr("tenant", random); err != nil {
+		return "", "", err
+	}
+	subscription, err = tx.SettingOr("subscription", random)
+	return tenant, subscription, err
+}
+
+// admin makes the administrator at the first start. The file is written before the transaction is committed: the secret is
+// kept nowhere else, and after a crash in between, the next start makes another administrator and file.
+func (d *Daemon) admin(tx *store.Tx) error {
+	_, err := tx.Setting("administrator")
+	if !errors.Is(err, store.ErrNotFound) {
+		return errors.Join(err, d.refreshAdminFile())
+	}
+	p, secret, err := d.Service.AddPrincipal(tx, "cairn administrator")
+	if err != nil {
+		return err
+	}
+	role, ok := auth.RoleByName(ownerRole)
+	if !ok {
+		return fmt.Errorf("there is no role %s", ownerRole)
+	}
+	id := arm.Subscription(d.Service.SubscriptionID).Extension(service.TypeRoleAssignment, uuid.NewString())
+	grant := service.RoleAssignmentProperties{PrincipalID: p.ID, PrincipalType: service.KindServicePrincipal}
+	if _, _, err := d.Service.Assign(tx, id, role, grant, service.Ref{ObjectID: p.ID, Type: "Application"}); err != nil {
+		return err
+	}
+	if _, err := tx.SettingOr("administrator", func() (string, error) { return p.ID, nil }); err != nil {
+		return err
+	}
+	return d.writeAdminFile(p.Client, secret)
+}
+
+// AdminFile is where the administrator's environment is written.
+func (d *Daemon) AdminFile() string { return filepath.Join(d.config.Data, "admin.env") }
+
+func (d *Daemon) writeAdminFile(client, secret string) error {
+	var b bytes.Buffer
+	fmt.Fprintln(&b, "# Written by cairnd. Use: set -a; . ./admin.env; set +a")
+	for _, v := range [][2]string{
+		{"CAIRN_ENDPOINT", d.Service.PublicURL},
+		{"AZURE_TENANT_ID", d.Service.TenantID},
+		{"AZURE_CLIENT_ID", client},
+		{"AZURE_CLIENT_SECRET", secret},
+		{"AZURE_SUBSCRIPTION_ID", d.Service.SubscriptionID},
+		{"AZURE_AUTHORITY_HOST", d.Service.PublicURL + "/"},
+		{"SSL_CERT_FILE", d.CAFile},
+	} {
+		fmt.Fprintf(&b, "%s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
+	}
+	return auth.WriteFile(d.AdminFile(), b.Bytes(), 0o600)
+}
+
+// refreshAdminFile keeps the addresses in the file right when they were changed, unless the file was taken away.
+func (d *Daemon) refreshAdminFile() error {
+	env, err := ReadEnv(d.AdminFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if env["CAIRN_ENDPOINT"] == d.Service.PublicURL && env["SSL_CERT_FILE"] == d.CAFile {
+		return nil
+	}
+	return d.writeAdminFile(env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"])
+}
+
+// ReadEnv reads a file as admin.env is: NAME='value' lines.
+func ReadEnv(file string) (map[string]string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	env := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		name, value, ok := strings.Cut(lines.Text(), "=")
+		if !ok || strings.HasPrefix(name, "#") {
+			continue
+		}
+		value = strings.TrimSuffix(strings.TrimPrefix(value, "'"), "'")
+		env[strings.TrimPrefix(name, "export ")] = strings.ReplaceAll(value, `'\''`, "'")
+	}
+	return env, nil
+}

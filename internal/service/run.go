@@ -1,0 +1,25 @@
+package service
+
+import (
+	"context"
+	"time"
+)
+
+// runEvery is how often the service looks for what is due by time alone.
+const runEvery = 15 * time.Second
+
+// Run does what is due by time alone, until ctx ends; it returns nil then.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(runEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := s.ExpireExtensions(ctx); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "expiring installations failed", "error", err)
+		}
+	}
+}

@@ -12,5 +12,6 @@ func table(s *service.Service) []Route {
 		resourceRoutes(s),
 		neighbourRoutes(s),
 		authorizationRoutes(s),
+		dataProtectionRoutes(s),
 	)
 }

@@ -207,33 +207,30 @@ func TestWrongRestoresAreRefused(t *testing.T) {
 
 func TestFilters(t *testing.T) {
 	at := time.Date(2026, 5, 10, 12, 0, 0, 0, time.UTC)
-	for text, want := range map[string]bool{
-		"": true, " ": true,
-		"startDate eq '2026-05-01T00:00:00.0000000Z' and endDate eq '2026-05-31T00:00:00.0000000Z'": true,
-		"startDate eq '2026-05-11T00:00:00Z'":                                                       false,
-		"enddate eq '2026-05-10'":                                                                   false,
-		"isVisible eq true":                                                                         true,
-		"isVisible eq 'false'":                                                                      false,
-		"restorePointDataStoreId eq 'VaultStore'":                                                   false,
-		"restorePointState eq 'Completed'":                                                          true,
-		"startDate eq '2026-05-10T12:00:00Z'":                                                       true,
-		"startDate eq '2026-05-10T12:00:00.0000001'":                                                false,
+	type terms = map[string]string
+	for _, c := range []struct {
+		terms terms
+		want  bool
+	}{
+		{nil, true},
+		{terms{"startDate": "2026-05-01T00:00:00.0000000Z", "endDate": "2026-05-31T00:00:00.0000000Z"}, true},
+		{terms{"startdate": "2026-05-11T00:00:00Z"}, false},
+		{terms{"enddate": "2026-05-10"}, false},
+		{terms{"isVisible": "true"}, true},
+		{terms{"isVisible": "false"}, false},
+		{terms{"restorePointDataStoreId": "VaultStore"}, false},
+		{terms{"restorePointState": "Completed"}, true},
+		{terms{"startDate": "2026-05-10T12:00:00Z"}, true},
+		{terms{"startDate": "2026-05-10T12:00:00.0000001"}, false},
 	} {
-		f, err := backup.ParseFilter(text)
-		if err != nil {
-			t.Errorf("%s: %v", text, err)
-			continue
-		}
-		if f.Matches(at) != want {
-			t.Errorf("%s matches: %t", text, !want)
+		f, err := backup.NewFilter(c.terms)
+		if err != nil || f.Matches(at) != c.want {
+			t.Errorf("%v: %t, %v", c.terms, f.Matches(at), err)
 		}
 	}
-	for _, text := range []string{"startDate", "startDate gt '2026-05-10'", "startDate eq 'soon'", "colour eq 'red'", "and"} {
-		if _, err := backup.ParseFilter(text); err == nil {
-			t.Errorf("%q was taken", text)
-		} else {
-			requireBadRequest(t, err)
-		}
+	for name, value := range (terms{"startDate": "soon", "colour": "red"}) {
+		_, err := backup.NewFilter(terms{name: value})
+		requireBadRequest(t, err)
 	}
 }
 

@@ -2,7 +2,8 @@ package backup
 
 import (
 	"fmt"
-	"regexp"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,24 +56,12 @@ func (f Filter) Matches(t time.Time) bool {
 	return !f.None && (f.Start.IsZero() || !t.Before(f.Start)) && (f.End.IsZero() || !t.After(f.End))
 }
 
-var (
-	filterAnd  = regexp.MustCompile(`(?i)\s+and\s+`)
-	filterTerm = regexp.MustCompile(`(?i)^\(?\s*([a-z]+)\s+(eq)\s+('[^']*'|true|false)\s*\)?$`)
-)
-
-// ParseFilter reads a $filter such as "startDate eq '2024-05-01T00:00:00Z' and endDate eq '…'". An empty one chooses all.
-// isVisible, restorePointDataStoreId, restorePointState and extendedInfo are understood too, as far as they make a difference.
-func ParseFilter(text string) (Filter, error) {
+// NewFilter reads the terms of a $filter, by their names: startDate and endDate, and isVisible, restorePointDataStoreId,
+// restorePointState and extendedInfo as far as they make a difference. No terms choose all.
+func NewFilter(terms map[string]string) (Filter, error) {
 	var f Filter
-	if strings.TrimSpace(text) == "" {
-		return f, nil
-	}
-	for _, term := range filterAnd.Split(strings.TrimSpace(text), -1) {
-		m := filterTerm.FindStringSubmatch(term)
-		if m == nil {
-			return f, invalidFilter(fmt.Sprintf("'%s' is not of the form name eq 'value'", term))
-		}
-		if err := f.apply(m[1], strings.Trim(m[3], "'")); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(terms)) {
+		if err := f.apply(name, terms[name]); err != nil {
 			return f, err
 		}
 	}

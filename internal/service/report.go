@@ -83,6 +83,8 @@ func (s *Service) AwaitDesired(ctx context.Context, owner, etag string, wait tim
 		case <-changed:
 		case <-deadline.C:
 			return nil, nil
+		case <-s.Closing:
+			return nil, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -177,6 +177,8 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 			err = tx.DeleteGrant(r.ID)
 		case strings.EqualFold(typ, TypeStorageAccount):
 			accounts = append(accounts, r.ID.Name())
+		case strings.EqualFold(typ, TypeVault):
+			err = tx.ForgetVault(r.ID)
 		case strings.EqualFold(typ, TypeCluster):
 			err = s.removeNodeGroup(tx, r, id)
 		}

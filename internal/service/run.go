@@ -10,6 +10,7 @@ const runEvery = 15 * time.Second
 
 // Run does what is due by time alone, until ctx ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error {
+	since := s.Now()
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	for {
@@ -20,6 +21,9 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		if err := s.ExpireExtensions(ctx); err != nil && ctx.Err() == nil {
 			s.Log.ErrorContext(ctx, "expiring installations failed", "error", err)
+		}
+		if err := s.GiveUp(ctx, since); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "giving up requests failed", "error", err)
 		}
 	}
 }

@@ -15,28 +15,8 @@ const (
 	validationPatience = 5 * time.Minute
 )
 
-// sweepEvery is how often requests are looked through.
-const sweepEvery = 30 * time.Second
-
 // codeTimeout is Azure's: nothing is heard of the request object in the cluster.
 const codeTimeout = "KubernetesBackupCustomResourcesTrackingTimeOutError"
-
-// WatchRequests gives up requests without progress, until the context ends.
-func (s *Service) WatchRequests(ctx context.Context) error {
-	since := s.Now()
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		if err := s.GiveUp(ctx, since); err != nil && ctx.Err() == nil {
-			s.Log.Error("requests could not be looked through", "error", err.Error())
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
 
 // GiveUp ends the jobs and operations whose requests have made no progress for too long. The time before since does not
 // count: the service was not there to hear of any.

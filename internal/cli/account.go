@@ -42,7 +42,7 @@ var accountCommands = []Command{
 const accountColumns = "[].{Name:name, SubscriptionId:id, TenantId:tenantId, State:state, IsDefault:isDefault}"
 
 func version(context.Context, *Input) (any, error) {
-	return map[string]any{"cairn": buildinfo.Version, "azure-cli": "compatible"}, nil
+	return map[string]any{"cairn": buildinfo.Version}, nil
 }
 
 // login tries the credential before it keeps it.

@@ -28,8 +28,7 @@ var aksCommands = []Command{
 		Args: []Arg{clusterArg, groupArg}},
 	{Path: "aks list", Help: "List clusters.", Columns: aksColumns, Args: []Arg{optional(groupArg)},
 		Run: flat(list(groupPath+clustersPath, subscriptionPath+clustersPath, clustersVersion))},
-	{Path: "aks create", Help: "Not available: an existing cluster is joined by `cairn cluster connect`.", Run: aksCreate,
-		Args: []Arg{clusterArg, groupArg}},
+	{Path: "aks create", Help: "Not available: an existing cluster is joined by `cairn cluster connect`.", Run: aksCreate, Lenient: true},
 }
 
 func aksCreate(context.Context, *Input) (any, error) {

@@ -90,7 +90,7 @@ func (p Program) run(ctx context.Context) error {
 	if err == nil {
 		err = missing(cmd, got)
 	}
-	if err != nil {
+	if err != nil && !cmd.Lenient {
 		return err
 	}
 	return p.execute(ctx, cmd, got)

@@ -21,6 +21,9 @@ const environmentHelp = `Environment
 
 `
 
+// maxLeft is how wide the left column may be; what is wider has a line of its own.
+const maxLeft = 36
+
 // helpRow is one line of help: a left column and its explanation.
 type helpRow struct{ left, right string }
 
@@ -30,11 +33,16 @@ func writeRows(w io.Writer, title string, rows []helpRow) {
 	}
 	width := 0
 	for _, r := range rows {
-		width = max(width, len(r.left))
+		width = min(max(width, len(r.left)), maxLeft)
 	}
 	fmt.Fprintln(w, title)
 	for _, r := range rows {
-		fmt.Fprintf(w, "    %s\n", strings.TrimRight(fmt.Sprintf("%-*s : %s", width, r.left, wrap(r.right, width+7)), " "))
+		left := r.left
+		if len(left) > width {
+			fmt.Fprintf(w, "    %s\n", left)
+			left = ""
+		}
+		fmt.Fprintf(w, "    %-*s : %s\n", width, left, wrap(r.right, width+7))
 	}
 	fmt.Fprintln(w)
 }

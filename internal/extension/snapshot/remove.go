@@ -1,0 +1,324 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/extension/inventory"
+)
+
+// What the snapshot controller and the snapshotter agree on.
+const (
+	// annBeingDeleted tells the snapshotter that a content with a deletion timestamp is to be dealt with.
+	annBeingDeleted = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
+	// contentFinalizer keeps a content until the snapshotter has dealt with it.
+	contentFinalizer = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"
+	// Where the snapshotter finds the credentials to delete a snapshot that it did not make, and where a class names them.
+	annSecretName, annSecretNamespace     = "snapshot.storage.kubernetes.io/deletion-secret-name", "snapshot.storage.kubernetes.io/deletion-secret-namespace"
+	paramSecretName, paramSecretNamespace = "csi.storage.k8s.io/snapshotter-secret-name", "csi.storage.k8s.io/snapshotter-secret-namespace"
+)
+
+// labelDelete marks the contents made to delete a recovery point's snapshots, with the recovery point's ID.
+const labelDelete = inventory.OwnLabelPrefix + "delete"
+
+// NotRemovedError says which objects did not go away in time. They have been told to; their controllers have not done so.
+type NotRemovedError struct{ Objects []string }
+
+func (e *NotRemovedError) Error() string {
+	shown := e.Objects[:min(len(e.Objects), 5)]
+	return fmt.Sprintf("%d snapshot objects are still being removed (%s …): see the logs of the snapshot controller and of the CSI driver's snapshotter",
+		len(e.Objects), strings.Join(shown, ", "))
+}
+
+// Release removes the snapshot objects of the records; storage keeps the snapshots. It may be called again.
+func (t *Taker) Release(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
+	_, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentRetain)
+	return err
+}
+
+// Abandon removes the snapshot objects of the records and the snapshots in storage. It may be called again, and for records whose
+// snapshots were never asked for.
+func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
+	found, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentDelete)
+	if err != nil {
+		return err
+	}
+	var lost []v1alpha1.VolumeSnapshotRecord
+	for _, r := range records {
+		if r.Handle != "" && !found[ref(r)] {
+			lost = append(lost, r)
+		}
+	}
+	return t.DeleteHandles(ctx, lost)
+}
+
+func ref(r v1alpha1.VolumeSnapshotRecord) client.ObjectKey {
+	return client.ObjectKey{Namespace: r.Namespace, Name: r.SnapshotName}
+}
+
+// remove takes the objects away in the order in which their controllers let go: the content learns what becomes of the snapshot, then
+// the VolumeSnapshot goes, then the content. It returns which records had a content.
+func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord, policy snapshotv1.DeletionPolicy) (map[client.ObjectKey]bool, error) {
+	if len(records) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
+	defer cancel()
+	wanted, found := map[client.ObjectKey]bool{}, map[client.ObjectKey]bool{}
+	for _, r := range records {
+		wanted[ref(r)] = true
+	}
+	contents, err := t.contents(ctx, wanted, found)
+	if err != nil {
+		return nil, err
+	}
+	if err := each(ctx, contents, func(name string) error { return t.patchContent(ctx, name, t.policyPatch(policy, false)) }); err != nil {
+		return nil, err
+	}
+	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
+		snapshot := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: r.SnapshotName}}
+		return client.IgnoreNotFound(t.Client.Delete(ctx, snapshot))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("delete VolumeSnapshots: %w", err)
+	}
+	err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted))
+	if err != nil {
+		return nil, err
+	}
+	// Once more: a content may have been made while its VolumeSnapshot was being deleted.
+	if contents, err = t.contents(ctx, wanted, found); err != nil {
+		return nil, err
+	}
+	err = each(ctx, contents, func(name string) error {
+		if err := t.patchContent(ctx, name, t.policyPatch(policy, true)); err != nil {
+			return err
+		}
+		return client.IgnoreNotFound(t.Client.Delete(ctx, &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("delete VolumeSnapshotContents: %w", err)
+	}
+	return found, t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), contents)
+}
+
+// contents returns the names of the contents that belong to wanted VolumeSnapshots, and notes which of these have one.
+func (t *Taker) contents(ctx context.Context, wanted, found map[client.ObjectKey]bool) ([]string, error) {
+	var names []string
+	var list snapshotv1.VolumeSnapshotContentList
+	for next := true; next; next = list.Continue != "" {
+		if err := t.Client.List(ctx, &list, client.Limit(500), client.Continue(list.Continue)); err != nil {
+			return nil, fmt.Errorf("list VolumeSnapshotContents: %w", err)
+		}
+		for _, content := range list.Items {
+			key := client.ObjectKey{Namespace: content.Spec.VolumeSnapshotRef.Namespace, Name: content.Spec.VolumeSnapshotRef.Name}
+			if wanted[key] {
+				names = append(names, content.Name)
+				found[key] = true
+			}
+		}
+	}
+	return names, nil
+}
+
+// policyPatch sets what becomes of the snapshot in storage, and our labels, by which the content can be watched.
+func (t *Taker) policyPatch(policy snapshotv1.DeletionPolicy, deleting bool) client.Patch {
+	metadata := map[string]any{"labels": t.labels()}
+	if deleting {
+		metadata["annotations"] = map[string]string{annBeingDeleted: "yes"}
+	}
+	return mergePatch(map[string]any{"metadata": metadata, "spec": map[string]any{"deletionPolicy": policy}})
+}
+
+func mergePatch(document map[string]any) client.Patch {
+	data, err := json.Marshal(document)
+	if err != nil {
+		panic(err) // maps of strings are always encoded
+	}
+	return client.RawPatch(types.MergePatchType, data)
+}
+
+func (t *Taker) patchContent(ctx context.Context, name string, patch client.Patch) error {
+	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := client.IgnoreNotFound(t.Client.Patch(ctx, content, patch)); err != nil {
+		return fmt.Errorf("change VolumeSnapshotContent %s: %w", name, err)
+	}
+	return nil
+}
+
+// DeleteHandles deletes snapshots in storage whose Kubernetes objects have gone, by the handles in the records. Those without a handle are passed
+// over; a snapshot that does not exist is no error. It may be called again.
+func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
+	records = slices.DeleteFunc(slices.Clone(records), func(r v1alpha1.VolumeSnapshotRecord) bool { return r.Handle == "" })
+	if len(records) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
+	defer cancel()
+	var classes snapshotv1.VolumeSnapshotClassList
+	if err := t.Client.List(ctx, &classes); err != nil {
+		return fmt.Errorf("list VolumeSnapshotClasses: %w", err)
+	}
+	err := each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
+		class, _ := ClassOf(r.Driver, classes.Items)
+		return t.deleteHandle(ctx, r, class.Parameters)
+	})
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, r := range records {
+		names = append(names, deleterName(r.Handle))
+	}
+	return t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{},
+		client.MatchingLabels{labelDelete: t.RecoveryPointID}, names)
+}
+
+func deleterName(handle string) string {
+	return fmt.Sprintf("%sdelete-%x", inventory.OwnSnapshotPrefix, sha256.Sum256([]byte(handle)))[:60]
+}
+
+// deleteHandle makes the snapshotter delete one snapshot. It does so for a content that holds the handle, is bound to no VolumeSnapshot and is being
+// deleted; the finalizer, which else the snapshot controller adds, makes the content stay until it is done. The handle goes into the status too,
+// since the snapshotter would put it there only after finding the snapshot, and one that is gone already must be no error.
+func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecord, parameters map[string]string) error {
+	name := deleterName(r.Handle)
+	content := &snapshotv1.VolumeSnapshotContent{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelDelete: t.RecoveryPointID}, Finalizers: []string{contentFinalizer},
+			Annotations: secretAnnotations(parameters)},
+		Spec: snapshotv1.VolumeSnapshotContentSpec{
+			DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, Driver: r.Driver,
+			Source:            snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &r.Handle},
+			VolumeSnapshotRef: corev1.ObjectReference{Namespace: v1alpha1.Namespace, Name: name},
+		},
+	}
+	if err := client.IgnoreAlreadyExists(t.Client.Create(ctx, content)); err != nil {
+		return fmt.Errorf("create VolumeSnapshotContent %s to delete a snapshot: %w", name, err)
+	}
+	status := mergePatch(map[string]any{"status": map[string]any{"snapshotHandle": r.Handle, "readyToUse": true}})
+	content = &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := client.IgnoreNotFound(t.Client.Status().Patch(ctx, content, status)); err != nil {
+		return fmt.Errorf("set the handle of VolumeSnapshotContent %s: %w", name, err)
+	}
+	if err := client.IgnoreNotFound(t.Client.Delete(ctx, &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}})); err != nil {
+		return fmt.Errorf("delete VolumeSnapshotContent %s: %w", name, err)
+	}
+	return nil
+}
+
+// secretAnnotations names the credentials to delete with, if the class names them outright.
+func secretAnnotations(parameters map[string]string) map[string]string {
+	name, namespace := parameters[paramSecretName], parameters[paramSecretNamespace]
+	if name == "" || namespace == "" || strings.Contains(name+namespace, "$") {
+		return nil
+	}
+	return map[string]string{annSecretName: name, annSecretNamespace: namespace}
+}
+
+var errRemoval = errors.New("snapshot objects were not removed in time")
+
+// waitGone watches until none of the objects is left. Keys are names, with "namespace/" for namespaced objects.
+func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	changed := make(chan struct{}, 1)
+	signal := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: t.listWatch(ctx, list, labels), ObjectType: object,
+		Handler: cache.ResourceEventHandlerDetailedFuncs{
+			AddFunc: func(any, bool) { signal() }, UpdateFunc: func(any, any) { signal() }, DeleteFunc: func(any) { signal() }},
+	})
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go controller.RunWithContext(watching)
+	go func() {
+		if cache.WaitForCacheSync(watching.Done(), controller.HasSynced) {
+			signal()
+		}
+	}()
+	for {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), errRemoval) {
+				return &NotRemovedError{Objects: left(store, keys)}
+			}
+			return ctx.Err()
+		}
+		if controller.HasSynced() && len(left(store, keys)) == 0 {
+			return nil
+		}
+	}
+}
+
+func left(store cache.Store, keys []string) []string {
+	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		_, exists, err := store.GetByKey(key)
+		return err == nil && !exists
+	})
+}
+
+func keys(set map[client.ObjectKey]bool) []string {
+	var all []string
+	for key := range set {
+		all = append(all, key.String())
+	}
+	return all
+}
+
+// listWatch lets client-go's informers use our client.
+func (t *Taker) listWatch(ctx context.Context, list client.ObjectList, labels client.MatchingLabels) *cache.ListWatch {
+	options := func(o metav1.ListOptions) *client.ListOptions {
+		raw := &client.ListOptions{Raw: &o}
+		labels.ApplyToList(raw)
+		return raw
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			fresh, _ := list.DeepCopyObject().(client.ObjectList)
+			return fresh, t.Client.List(ctx, fresh, options(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			fresh, _ := list.DeepCopyObject().(client.ObjectList)
+			return t.Client.Watch(ctx, fresh, options(o))
+		},
+	}
+}
+
+// each calls do for all, several at once, and returns the first error.
+func each[T any](ctx context.Context, all []T, do func(T) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for _, one := range all {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return do(one)
+		})
+	}
+	return group.Wait()
+}

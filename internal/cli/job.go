@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -143,38 +141,29 @@ func jobLines(job any, passed time.Duration) []string {
 			mark = "·"
 		}
 		line := "  " + mark + " " + text(t, "taskName")
-		if p := at(t, "taskProgress"); p != nil {
-			line += fmt.Sprintf("  %v%%", p)
+		if p := text(t, "taskProgress"); p != "" {
+			line += "  " + p
 		}
 		lines = append(lines, line+counts(at(t, "additionalDetails")))
 	}
 	return lines
 }
 
-// counts are the numbers among a step's details: objects, volumes, bytes.
+// counts are what a step counts: volumes, objects, bytes.
 func counts(details any) string {
-	m, _ := details.(map[string]any)
-	var keys []string
-	for k := range m {
-		if _, err := strconv.ParseInt(fmt.Sprint(m[k]), 10, 64); err == nil {
-			keys = append(keys, k)
+	line := ""
+	for _, what := range []string{"Volumes", "Objects"} {
+		done, total := text(details, what+"Done"), text(details, what+"Total")
+		if total != "" && total != "0" {
+			line += fmt.Sprintf("  %s of %s %s", done, total, strings.ToLower(what))
+		} else if done != "" && done != "0" {
+			line += fmt.Sprintf("  %s %s", done, strings.ToLower(what))
 		}
 	}
-	sort.Strings(keys)
-	keys = slices.Compact(keys)
-	var b strings.Builder
-	for _, k := range keys {
-		n, err := strconv.ParseInt(fmt.Sprint(m[k]), 10, 64)
-		if err != nil {
-			continue
-		}
-		value := strconv.FormatInt(n, 10)
-		if strings.Contains(strings.ToLower(k), "bytes") {
-			value = size(n)
-		}
-		fmt.Fprintf(&b, "  %s %s", k, value)
+	if n, err := strconv.ParseInt(text(details, "Bytes"), 10, 64); err == nil && n > 0 {
+		line += "  " + size(n)
 	}
-	return b.String()
+	return line
 }
 
 // size is a number of bytes for people.

@@ -87,12 +87,12 @@ func TestColors(t *testing.T) {
 func TestJobLines(t *testing.T) {
 	job, err := client.Decode([]byte(`{"name":"j","properties":{"operation":"Backup","dataSourceName":"aks","status":"InProgress","extendedInfo":{"subTasks":[
 		{"taskName":"Cut","taskStatus":"Completed","additionalDetails":null},
-		{"taskName":"Upload","taskStatus":"InProgress","taskProgress":40,"additionalDetails":{"Objects":"1200","TransferredBytes":"5242880","TaskId":"x"}},
+		{"taskName":"Upload","taskStatus":"InProgress","taskProgress":"40%","additionalDetails":{"ObjectsDone":"1200","ObjectsTotal":"3000","Bytes":"5242880","StartTime":"x"}},
 		{"taskName":"Commit","taskStatus":"NotStarted"}]}}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"Backup of aks: inprogress … 3s", "  ✓ Cut", "  … Upload  40%  Objects 1200  TransferredBytes 5.0 MiB", "  · Commit"}
+	want := []string{"Backup of aks: inprogress … 3s", "  ✓ Cut", "  … Upload  40%  1200 of 3000 objects  5.0 MiB", "  · Commit"}
 	if diff := cmp.Diff(want, cli.JobLines(job, 3*cli.Second)); diff != "" {
 		t.Error(diff)
 	}

@@ -19,7 +19,7 @@ func resourceRoutes(s *service.Service) []Route {
 		{Method: "GET", Path: subscription, Handle: h.subscription},
 
 		{Method: "GET", Path: subscription + "/resourceGroups", Handle: h.groups},
-		{Method: "PUT", Path: resourceGroup, Handle: h.putGroup},
+		{Method: "PUT", Path: resourceGroup, AnyGroup: true, Handle: h.putGroup},
 		{Method: "GET", Path: resourceGroup, Handle: h.group},
 		{Method: "PATCH", Path: resourceGroup, Handle: h.patchGroup},
 		{Method: "DELETE", Path: resourceGroup, Handle: h.deleteGroup},

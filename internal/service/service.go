@@ -107,7 +107,7 @@ func (s *Service) CheckScope(ctx context.Context, id arm.ID) error {
 		return &arm.Error{Status: 404, Code: "SubscriptionNotFound", Message: fmt.Sprintf("The subscription '%s' could not be found.", sub)}
 	}
 	group := id.ResourceGroupID()
-	if group == "" || group.Equal(id) {
+	if group == "" {
 		return nil
 	}
 	return s.DB.View(ctx, func(tx *store.Tx) error {

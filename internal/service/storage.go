@@ -294,11 +294,11 @@ func containerOf(account arm.ID, name string) Container {
 	}
 }
 
-var containerName = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)
+var containerName = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9])+$`)
 
 // PutContainer makes a container unless it is there.
 func (s *Service) PutContainer(ctx context.Context, account arm.ID, name string) (Container, bool, error) {
-	if !containerName.MatchString(name) {
+	if !containerName.MatchString(name) || len(name) < 3 || len(name) > 63 {
 		return Container{}, false, arm.BadRequest("ContainerInvalidName", "The container name '%s' is not valid: use 3 to 63 lower-case letters, digits and single dashes between them.", name)
 	}
 	a, err := s.StorageAccount(ctx, account)

@@ -1,0 +1,13 @@
+package armserver
+
+// ParseFilter is parseFilter, for its fuzz test.
+func ParseFilter(text string) (map[string]string, error) { return parseFilter(text) }
+
+// Permissions are the rows of the table as "METHOD path" and the permission that each asks for.
+func (s *Server) Permissions() map[string]string {
+	out := map[string]string{}
+	for _, r := range s.routes {
+		out[r.Method+" "+r.Path] = r.Permission
+	}
+	return out
+}

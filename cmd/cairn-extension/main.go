@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // public authorities: the image has no others
 
 	"github.com/cairn-backup/cairn/internal/buildinfo"
 )

@@ -2,6 +2,7 @@ package arm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -223,12 +224,18 @@ func (p Problems) Err() error {
 		return p[0]
 	}
 	texts := make([]string, len(p))
+	var actions []string
 	for i, e := range p {
 		texts[i] = e.Message
 		if e.Target != "" {
 			texts[i] = e.Target + ": " + e.Message
 		}
+		for _, action := range e.RecommendedAction {
+			if !slices.Contains(actions, action) {
+				actions = append(actions, action)
+			}
+		}
 	}
-	return &Error{Status: p[0].Status, Code: p[0].Code, Target: p[0].Target, Details: p,
+	return &Error{Status: p[0].Status, Code: p[0].Code, Target: p[0].Target, Details: p, RecommendedAction: actions,
 		Message: fmt.Sprintf("The request has %d problems. %s", len(p), strings.Join(texts, " "))}
 }

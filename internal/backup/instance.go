@@ -201,6 +201,9 @@ func (i *Instance) Validate(prefix string) arm.Problems {
 			WithAction(`Name the cluster, as in {"objectType": "Datasource", "resourceID": "/subscriptions/…/managedClusters/…"}.`))
 	} else {
 		i.DataSource.validate(&p, prefix+".dataSourceInfo", "Datasource")
+	}
+	if len(p) == 0 {
+		// What follows from the datasource is told only once that is right.
 		i.DataSourceSet.validate(&p, prefix+".dataSourceSetInfo", "DatasourceSet")
 		if !arm.ID(i.DataSourceSet.ResourceID).Equal(i.ClusterID()) && i.DataSourceSet.ResourceID != "" {
 			p.AddError(arm.Invalid(prefix+".dataSourceSetInfo.resourceID", "The datasource set is another resource than the datasource.").
@@ -215,7 +218,7 @@ func (i *Instance) Validate(prefix string) arm.Problems {
 		p.AddError(arm.Invalid(prefix+".policyInfo.policyId", "'%s' is not the ID of a backup policy.", i.Policy.PolicyID).
 			WithAction("Use /subscriptions/…/resourceGroups/…/providers/" + VaultType + "/…/backupPolicies/…."))
 	}
-	i.Policy.Parameters.validate(&p, prefix+".policyInfo.policyParameters")
+	i.Policy.Parameters.validate(&p, prefix+".policyInfo.policyParameters", len(p) == 0)
 	return p
 }
 
@@ -232,12 +235,15 @@ func (d *Datasource) validate(p *arm.Problems, at, objectType string) {
 	}
 }
 
-func (pp *PolicyParameters) validate(p *arm.Problems, at string) {
+func (pp *PolicyParameters) validate(p *arm.Problems, at string, complete bool) {
 	one(p, at+".dataStoreParametersList", len(pp.DataStores))
 	for i, s := range pp.DataStores {
 		at := fmt.Sprintf("%s.dataStoreParametersList[%d]", at, i)
 		choose(p, at+".objectType", s.ObjectType, storeParameters)
 		choose(p, at+".dataStoreType", s.DataStoreType, OperationalStore)
+		if s.ResourceGroupID == "" && !complete {
+			continue // it follows from the cluster, which is wrong
+		}
 		if id, err := arm.ParseID(s.ResourceGroupID); err != nil || !strings.EqualFold(id.Type(), "Microsoft.Resources/resourceGroups") {
 			p.AddError(arm.Invalid(at+".resourceGroupId", "'%s' is not the ID of a resource group.", s.ResourceGroupID).
 				WithAction("Use /subscriptions/…/resourceGroups/…."))

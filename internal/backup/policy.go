@@ -319,7 +319,8 @@ func (p *Policy) Validate() arm.Problems {
 
 // validateNames checks what the rules are to each other.
 func (p *Policy) validateNames(problems *arm.Problems) {
-	if names := p.RuleNames(false); len(names) != 1 {
+	unknown := slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Backup == nil && r.Retention == nil })
+	if names := p.RuleNames(false); len(names) != 1 && !unknown {
 		problems.AddError(arm.Invalid("properties.policyRules", "The policy has %d backup rules; it must have exactly one.", len(names)).
 			WithAction("Give it one rule with objectType AzureBackupRule."))
 	}
@@ -335,7 +336,7 @@ func (p *Policy) validateNames(problems *arm.Problems) {
 		}
 		seen[strings.ToLower(name)] = true
 	}
-	if p.RetentionRule(DefaultTag) == nil {
+	if p.RetentionRule(DefaultTag) == nil && !unknown {
 		problems.AddError(arm.Invalid("properties.policyRules", "The policy has no retention rule named Default.").
 			WithAction(`Add a rule with "objectType": "AzureRetentionRule", "name": "Default", "isDefault": true and a lifecycle for OperationalStore.`))
 	}

@@ -47,6 +47,7 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		if err != nil {
 			return err
 		}
+		locate(in.Properties, &vault)
 		old, row, err := store.Load[storedInstance](tx, id)
 		isNew := errors.Is(err, store.ErrNotFound)
 		if err != nil && !isNew {
@@ -123,7 +124,7 @@ func unchanged(old *storedInstance, in *backup.Input[backup.Instance]) bool {
 	return errA == nil && errB == nil && string(a) == string(b) && same(old.Tags, in.Tags)
 }
 
-// checkInstance is all that must hold before the cluster is asked. It fills in the datasource's location.
+// checkInstance is all that must hold before the cluster is asked.
 func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResource, id arm.ID, next *backup.Instance, prefix string) (*link.Extension, error) {
 	if next.PolicyID().Parent().Key() != vault.ID.Key() {
 		return nil, arm.Invalid(prefix+".policyInfo.policyId", "The policy '%s' is not the vault's.", next.PolicyID()).
@@ -161,12 +162,16 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 	if err := facts.check(vault, next.ClusterID()); err != nil {
 		return nil, err
 	}
-	for _, d := range []*backup.Datasource{next.DataSource, next.DataSourceSet} {
+	return facts.extension, nil
+}
+
+// locate fills in the datasource's location: as with Azure, it is the vault's.
+func locate(instance *backup.Instance, vault *backup.VaultResource) {
+	for _, d := range []*backup.Datasource{instance.DataSource, instance.DataSourceSet} {
 		if d.ResourceLocation == "" {
 			d.ResourceLocation = vault.Location
 		}
 	}
-	return facts.extension, nil
 }
 
 // askValidateBackup asks the cluster whether a backup of the instance could be made.
@@ -210,6 +215,7 @@ func (s *Service) ValidateForBackup(ctx context.Context, by Ref, vaultID arm.ID,
 		if vault, _, err = Load[backup.VaultResource](tx, vaultID); err != nil {
 			return err
 		}
+		locate(in.Instance, &vault)
 		// An instance that exists already is not in its own way.
 		itself := arm.ID("")
 		others, err := Documents[storedInstance](tx.Children(vault.ID, backup.InstanceType))

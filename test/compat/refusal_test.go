@@ -1,0 +1,489 @@
+package compat_test
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	_ "modernc.org/sqlite"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/daemon"
+	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
+	"github.com/cairn-backup/cairn/internal/link"
+	"github.com/cairn-backup/cairn/internal/store"
+)
+
+// dump is everything in the database but when connectors were heard of last.
+func dump(t *testing.T, data string) map[string][]string {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(data, "state.db")+"?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	out := map[string][]string{}
+	for _, table := range column(t, db, `SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'links' ORDER BY name`) {
+		var names []string
+		for _, name := range column(t, db, `SELECT name FROM pragma_table_info('`+table+`')`) {
+			names = append(names, "quote("+name+")")
+		}
+		out[table] = column(t, db, `SELECT `+strings.Join(names, ` || ' | ' || `)+` AS line FROM `+table+` ORDER BY line`)
+	}
+	return out
+}
+
+func column(t *testing.T, db *sql.DB, query string) []string {
+	t.Helper()
+	rows, err := db.Query(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, s)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// wantRefusal checks an error's envelope: status, code, target, and that it says what to do.
+func wantRefusal(t *testing.T, a daemontest.Answer, status int, code, target, says string) {
+	t.Helper()
+	if a.Status != status || a.At("error", "code") != code {
+		t.Errorf("%d %v, want %d %s: %v", a.Status, a.At("error", "code"), status, code, a.JSON)
+		return
+	}
+	message, _ := a.At("error", "message").(string)
+	if !strings.Contains(message, says) {
+		t.Errorf("%q is not in the message %q", says, message)
+	}
+	if target == "-" {
+		return
+	}
+	if got := a.At("error", "target"); got != target {
+		t.Errorf("the target is %v, want %s", got, target)
+	}
+	if status == 404 {
+		return
+	}
+	info := a.At("error", "additionalInfo", 0, "info")
+	facing, ok := info.(map[string]any)
+	if !ok {
+		t.Fatalf("no UserFacingError: %v", a.JSON)
+	}
+	if actions, ok := facing["recommendedAction"].([]any); !ok || len(actions) == 0 || actions[0] == "None." {
+		t.Errorf("it does not say what to do: %v", facing)
+	}
+}
+
+const guideRestore = `{"objectType":"AzureKubernetesServiceRestoreRequest","recoveryPointId":"POINT","restoreTargetInfo":{"restoreLocation":"eastus","objectType":"RestoreTargetInfo",
+ "targetDetails":{"targetResourceArmId":"CLUSTER","fileShareOption":"CreateNewFileShares"}}}`
+
+const azureRestore = `{"objectType":"AzureBackupRecoveryPointBasedRestoreRequest","recoveryPointId":"POINT","sourceDataStoreType":"OperationalStore","restoreTargetInfo":{
+ "objectType":"ItemLevelRestoreTargetInfo","recoveryOption":"FailIfExists","datasourceInfo":{"objectType":"Datasource","resourceId":"CLUSTER"},
+ "restoreCriteria":[{"objectType":"KubernetesClusterRestoreCriteria","includeClusterScopeResources":true,"conflictPolicy":"Skip","persistentVolumeRestoreMode":"RestoreWithVolumeData"}]}}`
+
+// TestBadInputIsRefusedAndChangesNothing is the table of what can be asked wrongly.
+func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
+	data := t.TempDir()
+	w := setUp(t, daemontest.Start(t, daemon.Config{Data: data}))
+	w.protect(t)
+	w.finish(t, w.start(t, "/backup", adhoc))
+	point := fmt.Sprint(w.points(t)[0].(map[string]any)["name"])
+	fill := strings.NewReplacer("CLUSTER", w.cluster.id, "POINT", point).Replace
+	with := func(body, old, new string) string {
+		if !strings.Contains(body, old) {
+			t.Fatalf("%q is not in the body", old)
+		}
+		return fill(strings.Replace(body, old, new, 1))
+	}
+	instanceText, err := json.Marshal(w.instanceBody())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst := string(instanceText)
+	other, again := w.vault+"/backupPolicies/other", w.vault+"/backupInstances/again"
+	const invalid = "BMSUserErrorInvalidInput"
+	const rules = "properties.policyRules"
+	before := dump(t, data)
+	for name, c := range map[string]struct {
+		method, path, body string
+		status             int
+		code, target, says string
+	}{
+		"malformed JSON":          {"PUT", other, `{"properties":`, 400, "InvalidRequestContent", "-", "position"},
+		"wrong JSON type":         {"PUT", other, with(policyBody, `"isDefault":true,"lifecycles"`, `"isDefault":"yes","lifecycles"`), 400, "InvalidRequestContent", "-", "true or false"},
+		"no body":                 {"PUT", other, ``, 400, "InvalidRequestContent", "-", "no body"},
+		"unknown rule type":       {"PUT", other, with(policyBody, "AzureBackupRule", "Sorcery"), 400, invalid, rules + "[0].objectType", "Sorcery"},
+		"wrong enum":              {"PUT", other, with(policyBody, `"dataStoreType":"OperationalStore"`, `"dataStoreType":"ShoeBox"`), 400, invalid, rules + "[0].dataStore.dataStoreType", "ShoeBox"},
+		"missing field":           {"PUT", other, with(policyBody, `"deleteAfter"`, `"x"`), 400, invalid, rules + "[1].lifecycles[0].deleteAfter", "required"},
+		"no Default rule":         {"PUT", other, with(with(policyBody, `"name":"Default","isDefault":true`, `"name":"Other","isDefault":false`), `"tagName":"Default"`, `"tagName":"Default"`), 400, invalid, "-", "Default"},
+		"bad interval":            {"PUT", other, with(policyBody, "R/2026-02-16T04:00:00+00:00/P1D", "daily"), 400, invalid, rules + "[0].trigger.schedule.repeatingTimeIntervals[0]", "daily"},
+		"bad duration":            {"PUT", other, with(policyBody, "P30D", "30 days"), 400, invalid, rules + "[1].lifecycles[0].deleteAfter.duration", "30 days"},
+		"vault tier":              {"PUT", other, with(policyBody, `"sourceDataStore":{"objectType":"DataStoreInfoBase","dataStoreType":"OperationalStore"}`, `"sourceDataStore":{"objectType":"DataStoreInfoBase","dataStoreType":"VaultStore"}`), 400, "DppUserErrorVaultTierPolicyNotSupported", rules + "[1].lifecycles[0].sourceDataStore.dataStoreType", "vault tier"},
+		"policy changed":          {"PUT", w.vault + "/backupPolicies/" + policyName, with(policyBody, "P30D", "P31D"), 400, "UserErrorPolicyUpdateNotSupported", w.vault + "/backupPolicies/" + policyName, "update of existing policy is not supported"},
+		"policy in use":           {"DELETE", w.vault + "/backupPolicies/" + policyName, "", 409, "UserErrorPolicyInUse", w.instance, "uses it"},
+		"policy's name":           {"PUT", w.vault + "/backupPolicies/x", policyBody, 400, invalid, "name", "'x'"},
+		"policy of no vault":      {"PUT", strings.Replace(other, vaultName, "nowhere", 1), policyBody, 404, "ResourceNotFound", "-", "nowhere"},
+		"vault without settings":  {"PUT", w.vault + "2", `{"location":"eastus","properties":{}}`, 400, invalid, "properties.storageSettings", "required"},
+		"vault without location":  {"PUT", w.vault + "2", `{"properties":{"storageSettings":[{"datastoreType":"VaultStore","type":"LocallyRedundant"}]}}`, 400, "LocationRequired", "location", "location"},
+		"vault's redundancy":      {"PUT", w.vault, `{"location":"eastus","properties":{"storageSettings":[{"datastoreType":"VaultStore","type":"GeoRedundant"}]}}`, 400, invalid, "properties.storageSettings[0].type", "cannot be changed"},
+		"vault moved":             {"PUT", w.vault, `{"location":"westus","properties":{"storageSettings":[{"datastoreType":"VaultStore","type":"LocallyRedundant"}]}}`, 409, "InvalidResourceLocation", "location", "westus"},
+		"vault with instances":    {"DELETE", w.vault, "", 409, "ServiceResourceNotEmpty", w.vault, "prod"},
+		"instance twice":          {"PUT", again, inst, 400, "UserErrorDppDatasourceAlreadyHasBackupInstance", "properties.dataSourceInfo.resourceID", "already associated with the backup instance prod"},
+		"instance's type":         {"PUT", again, with(inst, `"BackupInstance"`, `"Sorcery"`), 400, invalid, "properties.objectType", "Sorcery"},
+		"no cluster":              {"PUT", again, with(inst, `"resourceID"`, `"x"`), 400, invalid, "properties.dataSourceInfo.resourceID", "required"},
+		"unknown cluster":         {"PUT", again, strings.ReplaceAll(inst, "managedClusters/prod", "managedClusters/none"), 404, "UserErrorGenericResourceNotFound", strings.Replace(w.cluster.id, "/prod", "/none", 1), "does not exist"},
+		"unknown policy":          {"PUT", again, with(inst, "backupPolicies/"+policyName, "backupPolicies/nightly"), 400, invalid, "properties.policyInfo.policyId", "nightly"},
+		"another vault's policy":  {"PUT", again, with(inst, vaultName, "other"), 400, invalid, "properties.policyInfo.policyId", "not the vault's"},
+		"another cluster":         {"PUT", w.instance, with(inst, "managedClusters/prod", "managedClusters/none"), 400, invalid, "properties.dataSourceInfo.resourceID", "cannot be changed"},
+		"filter not supported":    {"PUT", again, with(inst, `"policyId"`, `"policyParameters":{"backupDatasourceParametersList":[{"objectType":"KubernetesClusterBackupDatasourceParameters","snapshotVolumes":true,"includeClusterScopeResources":true,"labelSelectors":["a=b"]}]},"policyId"`), 400, "UserErrorFeatureNotSupported", "properties.policyInfo.policyParameters.backupDatasourceParametersList[0].labelSelectors", "not supported"},
+		"validation of nothing":   {"POST", w.vault + "/validateForBackup", `{}`, 400, invalid, "backupInstance", "required"},
+		"unknown rule":            {"POST", w.instance + "/backup", strings.Replace(adhoc, "BackupDaily", "Never", 1), 400, invalid, "backupRuleOptions.ruleName", "Never"},
+		"unknown tag":             {"POST", w.instance + "/backup", strings.Replace(adhoc, `"triggerOption":{}`, `"triggerOption":{"retentionTagOverride":"Gold"}`, 1), 400, invalid, "backupRuleOptions.triggerOption.retentionTagOverride", "Gold"},
+		"backup of nothing":       {"POST", w.vault + "/backupInstances/none/backup", adhoc, 404, "ResourceNotFound", "-", "none"},
+		"unknown recovery point":  {"POST", w.instance + "/restore", with(guideRestore, "POINT", strings.Repeat("0", 32)), 404, "UserErrorRecoveryPointNotFound", "recoveryPointId", "no recovery point"},
+		"no recovery point":       {"POST", w.instance + "/restore", with(azureRestore, `"recoveryPointId":"POINT",`, ``), 400, invalid, "recoveryPointId", "required"},
+		"unknown restore":         {"POST", w.instance + "/restore", with(azureRestore, "AzureBackupRecoveryPointBasedRestoreRequest", "Sorcery"), 400, invalid, "objectType", "Sorcery"},
+		"restore with patches":    {"POST", w.instance + "/restore", with(azureRestore, `"Skip"`, `"Patch"`), 400, "UserErrorFeatureNotSupported", "restoreTargetInfo.restoreCriteria[0].conflictPolicy", "Patch"},
+		"restore elsewhere":       {"POST", w.instance + "/restore", strings.ReplaceAll(fill(azureRestore), "managedClusters/prod", "managedClusters/other"), 400, "UserErrorFeatureNotSupported", "restoreTargetInfo.datasourceInfo.resourceID", "another cluster"},
+		"validation of a restore": {"POST", w.instance + "/validateRestore", `{"restoreRequestObject":` + with(azureRestore, `"FailIfExists"`, `"Overwrite"`) + `}`, 400, invalid, "restoreRequestObject.restoreTargetInfo.recoveryOption", "Overwrite"},
+		"wrong filter":            {"GET", w.instance + "/recoveryPoints?$filter=startDate%20eq%20'soon'", "", 400, invalid, "$filter", "soon"},
+		"unknown job":             {"GET", w.vault + "/backupJobs/00000000-0000-0000-0000-000000000000", "", 404, "ResourceNotFound", "-", "backupJobs"},
+		"unknown operation":       {"GET", w.vault + "/operationStatus/none", "", 404, "UserErrorGenericResourceNotFound", "-", "none"},
+		"unknown group":           {"PUT", strings.Replace(w.vault, group, "nowhere", 1), `{}`, 404, "ResourceGroupNotFound", "-", "nowhere"},
+		"other method":            {"PATCH", other, `{}`, 405, "MethodNotAllowed", "-", "PUT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var body any
+			if c.body != "" {
+				body = c.body
+			}
+			wantRefusal(t, w.Do(c.method, c.path, body), c.status, c.code, c.target, c.says)
+			if diff := cmp.Diff(before, dump(t, data)); diff != "" {
+				t.Errorf("the database was changed: %s", diff)
+			}
+		})
+	}
+	for name, header := range map[string]map[string]string{"no token": {}, "wrong token": {"Authorization": "Bearer nonsense"}} {
+		if a := w.Send("GET", w.vault, nil, header); a.Status != 401 || a.At("error", "message") == "" {
+			t.Errorf("%s: %d %v", name, a.Status, a.JSON)
+		}
+	}
+}
+
+// TestRolesTakeEffect asks as somebody who may read and no more.
+func TestRolesTakeEffect(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	w.protect(t)
+	job := w.finish(t, w.start(t, "/backup", adhoc))
+	login := func(name string) (token, principal string) {
+		var p store.Principal
+		var secret string
+		if err := w.Service.DB.Update(t.Context(), func(tx *store.Tx) error {
+			var err error
+			p, secret, err = w.Service.AddPrincipal(tx, name)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return w.Token(p.Client, secret, "https://management.azure.com"), p.ID
+	}
+	nobody, _ := login("nobody")
+	reader, id := login("reader")
+	grant(t, w.World, id, "a795c7a0-d4a2-40c1-ae25-d81f01202912", w.vault, "00000000-0000-4000-8000-000000000011") // Backup Reader
+	operator, id := login("operator")
+	grant(t, w.World, id, "00c29273-979b-4161-815c-10b084fb9324", w.vault, "00000000-0000-4000-8000-000000000012") // Backup Operator
+	builder, id := login("builder")
+	grant(t, w.World, id, "5e467623-bb1f-42f4-a55d-6e525e11384b", w.vault, "00000000-0000-4000-8000-000000000013") // Backup Contributor
+	jobPath := fmt.Sprint(job.At("id"))
+	for _, c := range []struct {
+		token, method, path, body string
+		want                      int
+		code                      string
+	}{
+		{nobody, "GET", w.vault, "", 403, "AuthorizationFailed"},
+		{nobody, "POST", w.instance + "/backup", adhoc, 403, "AuthorizationFailed"},
+		{nobody, "PUT", w.vault + "/backupPolicies/other", policyBody, 403, "AuthorizationFailed"},
+		{reader, "GET", jobPath, "", 200, ""},
+		{reader, "GET", w.instance + "/recoveryPoints", "", 200, ""},
+		{reader, "POST", w.instance + "/backup", adhoc, 403, "AuthorizationFailed"},
+		{reader, "DELETE", w.instance, "", 403, "AuthorizationFailed"},
+		{reader, "GET", "/link/v1/desired", "", 403, "AuthorizationFailed"},
+		{operator, "DELETE", w.vault, "", 403, "AuthorizationFailed"},
+		{operator, "POST", w.instance + "/backup", adhoc, 202, ""},
+		{builder, "PUT", w.vault + "/backupPolicies/other", policyBody, 200, ""},
+	} {
+		var body any
+		if c.body != "" {
+			body = c.body
+		}
+		a := w.As(c.token, c.method, c.path, body)
+		if a.Status != c.want || c.code != "" && a.At("error", "code") != c.code {
+			t.Errorf("%s %s: %d %v, want %d %s", c.method, c.path, a.Status, a.JSON, c.want, c.code)
+		}
+		if operation := a.Header.Get("Azure-AsyncOperation"); operation != "" {
+			w.As(c.token, "GET", operation, nil).Want(200)
+			w.As(nobody, "GET", operation, nil).Want(403)
+		}
+	}
+	// Whoever links a cluster must be able to see it.
+	body := w.instanceBody()
+	body["properties"].(map[string]any)["policyInfo"] = map[string]any{"policyId": w.vault + "/backupPolicies/other"}
+	if a := w.As(builder, "PUT", w.vault+"/backupInstances/second", body); a.Status != 403 || a.At("error", "code") != "LinkedAuthorizationFailed" {
+		t.Errorf("%d %v", a.Status, a.JSON)
+	}
+}
+
+// TestClusterMustBeReady takes away, one by one, what a cluster needs to be backed up.
+func TestClusterMustBeReady(t *testing.T) {
+	data := t.TempDir()
+	now := &clock{at: time.Now()}
+	d := daemontest.Start(t, daemon.Config{Data: data, Now: now.Now})
+	c := connect(t, d, "prod")
+	w := &world{World: d, cluster: c, vault: d.Subscription + "/resourceGroups/" + group + "/providers/Microsoft.DataProtection/backupVaults/" + vaultName}
+	w.instance = w.vault + "/backupInstances/prod"
+	settings := map[string]any{"storageSettings": []any{map[string]any{"datastoreType": "VaultStore", "type": "LocallyRedundant"}}}
+	w.Do("PUT", w.vault, map[string]any{"location": location, "properties": settings}).Want(201)
+	w.Do("PUT", w.vault+"/backupPolicies/"+policyName, policyBody).Want(200)
+	validation := map[string]any{"backupInstance": w.instanceBody()["properties"]}
+	refused := func(code, says string) {
+		t.Helper()
+		before := dump(t, data)
+		wantRefusal(t, w.Do("PUT", w.instance, w.instanceBody()), 400, code, c.id, says)
+		wantRefusal(t, w.Do("POST", w.vault+"/validateForBackup", validation), 400, code, c.id, says)
+		if diff := cmp.Diff(before, dump(t, data)); diff != "" {
+			t.Errorf("the database was changed: %s", diff)
+		}
+	}
+	refused("UserErrorMissingRequiredPermissions", "no managed identity")
+	made := w.Do("PUT", w.vault, map[string]any{"location": location, "identity": map[string]any{"type": "SystemAssigned"}, "properties": settings}).Want(201)
+	refused("UserErrorMissingRequiredPermissions", "may not read")
+	grant(t, d, fmt.Sprint(made.At("identity", "principalId")), "acdd72a7-3385-48ef-bd42-f606fba81ae7", c.id, "00000000-0000-4000-8000-000000000001")
+	refused("UserErrorKubernetesBackupExtensionNotFoundError", "not installed")
+	installExtension(t, d, c)
+	c.become(link.ExtensionInstalling, "pod cairn-manager is starting")
+	refused("UserErrorKubernetesBackupExtensionUnhealthy", "cairn-manager")
+	c.become(link.ExtensionFailed, "image cannot be pulled")
+	refused("UserErrorKubernetesBackupExtensionHasErrors", "image cannot be pulled")
+	c.become(link.ExtensionReady, "")
+	w.protect(t)
+
+	c.stop()
+	now.advance(5 * time.Minute)
+	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 400, "UserErrorKubernetesBackupClusterIsStopped", c.id, "not connected")
+	c.run()
+	c.tell(t.Context())
+	c.hold("Backup")
+	w.start(t, "/backup", adhoc)
+	if a := w.Do("POST", w.instance+"/backup", adhoc); a.Status != 409 || a.At("error", "code") != "UserErrorConflictingOperationInProgress" {
+		t.Errorf("a second backup: %d %v", a.Status, a.JSON)
+	}
+	if a := w.Do("DELETE", w.instance, nil); a.Status != 409 {
+		t.Errorf("a deletion during a backup: %d %v", a.Status, a.JSON)
+	}
+}
+
+// TestConfigurationFails has the cluster say that no backup could be made.
+func TestConfigurationFails(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	w.cluster.hold("ValidateForBackup")
+	a := w.Do("PUT", w.instance, w.instanceBody()).Want(201)
+	if a.At("properties", "currentProtectionState") != "ConfiguringProtection" || a.At("properties", "protectionStatus", "status") != "ConfiguringProtection" || a.At("properties", "provisioningState") != "Provisioning" {
+		t.Errorf("the answer: %v", a.JSON)
+	}
+	operation := a.Header.Get("Azure-AsyncOperation")
+	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 400, "UserErrorInvalidBackupInstanceOperation", w.instance, "ConfiguringProtection")
+	wantRefusal(t, w.Do("DELETE", w.instance, nil), 400, "UserErrorInvalidBackupInstanceOperation", w.instance, "ConfiguringProtection")
+	w.cluster.say(w.cluster.next("ValidateForBackup"), refusedStatus("UserErrorBackupStorageLocationNotReady", "the container does not answer"))
+	status := w.Do("GET", operation, nil).Want(200)
+	if status.At("status") != "Failed" || status.At("error", "code") != "UserErrorBackupStorageLocationNotReady" {
+		t.Errorf("the operation: %v", status.JSON)
+	}
+	got := w.Do("GET", w.instance, nil).Want(200)
+	if got.At("properties", "currentProtectionState") != "ProtectionError" || got.At("properties", "protectionErrorDetails", "code") != "UserErrorBackupStorageLocationNotReady" {
+		t.Errorf("the instance: %v", got.JSON)
+	}
+	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 400, "UserErrorInvalidBackupInstanceOperation", w.instance, "ProtectionError")
+	w.cluster.answer("ValidateForBackup", completed)
+	w.protect(t) // trying again is a PUT
+	w.Do("PUT", w.instance, w.instanceBody()).Want(200)
+
+	w.cluster.answer("ValidateForBackup", func(r link.Request) []any {
+		return []any{refusedStatus("UserErrorNamespaceNotFound", "there is no namespace shop")}
+	})
+	failing := w.Do("POST", w.vault+"/validateForBackup", map[string]any{"backupInstance": w.instanceBody()["properties"]}).Want(202)
+	eventually(t, "the validation", func() error {
+		got := w.Do("GET", failing.Header.Get("Azure-AsyncOperation"), nil).Want(200)
+		if got.At("status") != "Failed" || got.At("error", "additionalInfo", 0, "type") != "UserFacingError" {
+			return fmt.Errorf("it is %v", got.JSON)
+		}
+		return nil
+	})
+	w.Do("GET", failing.Header.Get("Location"), nil).Want(400)
+}
+
+func refusedStatus(code, message string) any {
+	return refused(code, message, "Look at it.")(link.Request{})[0]
+}
+
+// TestSilentClusters are given up, and what they tell later is not lost.
+func TestSilentClusters(t *testing.T) {
+	now := &clock{at: time.Now()}
+	w := setUp(t, daemontest.Start(t, daemon.Config{Now: now.Now}))
+	start := now.Now()
+	show := func(job string) daemontest.Answer {
+		t.Helper() // tokens expire with the daemon's time
+		return w.As(w.Token(w.Env["AZURE_CLIENT_ID"], w.Env["AZURE_CLIENT_SECRET"], "https://management.azure.com"), "GET", job, nil).Want(200)
+	}
+	points := func() int {
+		t.Helper()
+		list, ok := show(w.instance + "/recoveryPoints").At("value").([]any)
+		if !ok {
+			t.Fatal("the list has no value")
+		}
+		return len(list)
+	}
+	giveUp := func() {
+		t.Helper()
+		if err := w.Service.GiveUp(t.Context(), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.cluster.hold("ValidateForBackup")
+	w.Do("PUT", w.instance, w.instanceBody()).Want(201)
+	w.cluster.next("ValidateForBackup")
+	now.advance(6 * time.Minute)
+	giveUp()
+	w.awaitState(t, w.instance, "ProtectionError")
+	w.cluster.tell(t.Context()) // heard of again
+	w.cluster.answer("ValidateForBackup", completed)
+	w.protect(t)
+
+	w.cluster.hold("Backup")
+	job := w.start(t, "/backup", adhoc)
+	r := w.cluster.next("Backup")
+	now.advance(50 * time.Minute)
+	w.cluster.say(r, uploading(10))
+	now.advance(50 * time.Minute)
+	giveUp()
+	if got := show(job).At("properties", "status"); got != "InProgress" {
+		t.Fatalf("a job that makes progress is %v", got)
+	}
+	now.advance(11 * time.Minute)
+	if err := w.Service.GiveUp(t.Context(), now.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := show(job).At("properties", "status"); got != "InProgress" {
+		t.Fatalf("a service that was away gave up a job: it is %v", got)
+	}
+	giveUp()
+	got := show(job)
+	if got.At("properties", "status") != "Failed" || got.At("properties", "errorDetails", 0, "code") != "KubernetesBackupCustomResourcesTrackingTimeOutError" {
+		t.Fatalf("the job: %v", got.JSON)
+	}
+	if n := points(); n != 0 {
+		t.Fatalf("%d recovery points", n)
+	}
+	w.cluster.say(r, committed(v1alpha1.PhaseCompleted))
+	got = show(job)
+	if got.At("properties", "status") != "Failed" || got.At("properties", "extendedInfo", "targetRecoverPoint") == nil ||
+		got.At("properties", "extendedInfo", "warningDetails", 0, "warning", "message") == nil {
+		t.Errorf("the job does not tell of its recovery point: %v", got.JSON)
+	}
+	if n := points(); n != 1 {
+		t.Errorf("%d recovery points", n)
+	}
+}
+
+// TestAliases finds an instance by its cluster's name while that is unique.
+func TestAliases(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	w.instance = w.vault + "/backupInstances/prod-prod-8d0fd7e8"
+	w.protect(t)
+	alias := w.vault + "/backupInstances/prod"
+	if got := w.Do("GET", alias, nil).Want(200).At("name"); got != "prod-prod-8d0fd7e8" {
+		t.Errorf("the name is %v", got)
+	}
+	w.Do("GET", w.vault+"/backupInstances/prod%2Fprod", nil).Want(400, 404)
+	w.Do("DELETE", alias, nil).Want(204)
+	w.Do("PUT", w.vault+"/backupPolicies/weekly", policyBody).Want(200)
+	body := w.instanceBody()
+	body["properties"].(map[string]any)["policyInfo"] = map[string]any{"policyId": w.vault + "/backupPolicies/weekly"}
+	w.Do("PUT", w.vault+"/backupInstances/second", body).Want(201)
+	a := w.Do("POST", alias+"/backup", adhoc)
+	wantRefusal(t, a, 400, "UserErrorAmbiguousBackupInstance", alias, "prod-prod-8d0fd7e8, second")
+	if list, ok := w.Do("GET", w.cluster.id+"/providers/Microsoft.DataProtection/backupInstances", nil).Want(200).At("value").([]any); !ok || len(list) != 2 {
+		t.Errorf("%d instances of the cluster", len(list))
+	}
+}
+
+// TestProtectionMovesAndDeletion stops, resumes and deletes; a deletion takes the recovery points along, in the cluster too.
+func TestProtectionMovesAndDeletion(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	w.protect(t)
+	w.finish(t, w.start(t, "/backup", adhoc))
+	for _, move := range []struct {
+		action string
+		status int
+		state  string
+	}{
+		{"suspendBackups", 202, "BackupsSuspended"}, {"suspendBackups", 200, "BackupsSuspended"}, {"resumeBackups", 202, "ProtectionConfigured"},
+		{"stopProtection", 202, "ProtectionStopped"}, {"resumeBackups", 400, "ProtectionStopped"}, {"resumeProtection", 202, "ProtectionConfigured"},
+	} {
+		a := w.Do("POST", w.instance+"/"+move.action, nil).Want(move.status)
+		if a.Status == 202 {
+			if got := w.Do("GET", a.Header.Get("Azure-AsyncOperation"), nil).Want(200).At("status"); got != "Succeeded" {
+				t.Errorf("%s is %v", move.action, got)
+			}
+			w.Do("GET", a.Header.Get("Location"), nil).Want(200)
+		}
+		w.awaitState(t, w.instance, move.state)
+	}
+	w.cluster.answer("DeleteBackup", refused("BackupPluginDeleteBackupOperationFailed", "a snapshot is locked", "Unlock it."))
+	failing := w.Do("DELETE", w.instance, nil).Want(202)
+	eventually(t, "the failing deletion", func() error {
+		if got := w.Do("GET", failing.Header.Get("Azure-AsyncOperation"), nil).Want(200); got.At("status") != "Failed" {
+			return fmt.Errorf("it is %v", got.JSON)
+		}
+		return nil
+	})
+	if n := len(w.points(t)); n != 1 {
+		t.Fatalf("%d recovery points", n)
+	}
+	w.cluster.next("DeleteBackup")
+	w.cluster.answer("DeleteBackup", completed)
+	w.Do("DELETE", w.instance, nil).Want(202)
+	var spec v1alpha1.DeleteBackupSpec
+	unmarshal(t, w.cluster.next("DeleteBackup").Spec, &spec)
+	if len(spec.Snapshots) != 1 || spec.Snapshots[0].Handle != "/snapshots/1" || spec.Location.Prefix == "" {
+		t.Errorf("what is to be deleted: %+v", spec)
+	}
+	eventually(t, "the deletion", func() error {
+		if a := w.Do("GET", w.instance, nil); a.Status != 404 {
+			return fmt.Errorf("%d", a.Status)
+		}
+		return nil
+	})
+	w.Do("DELETE", w.instance, nil).Want(204)
+	w.Do("DELETE", w.vault+"/backupPolicies/"+policyName, nil).Want(200)
+	w.Do("DELETE", w.vault+"/backupPolicies/"+policyName, nil).Want(204)
+	a := w.Do("DELETE", w.vault, nil).Want(202)
+	if got := w.Do("GET", a.Header.Get("Azure-AsyncOperation"), nil).Want(200).At("status"); got != "Succeeded" {
+		t.Errorf("the vault's deletion is %v", got)
+	}
+	w.Do("DELETE", w.vault, nil).Want(204)
+}

@@ -69,9 +69,11 @@ const (
 	blockSize   = 8 << 20
 	maxInFlight = 2
 
-	// Timeouts for a connection to be made, and for an answer to begin once the request is sent.
+	// Timeouts for a connection to be made, and for an answer to begin once the request is sent. A block list takes longer:
+	// our server then puts the blob together, at the speed of its disk.
 	dialTimeout   = 5 * time.Second
-	headerTimeout = time.Minute
+	answerTimeout = time.Minute
+	commitTimeout = 15 * time.Minute
 
 	// writerKey names the metadata that tells our own write, whose answer was lost, from another writer's.
 	writerKey = "cairnwriter"
@@ -137,7 +139,7 @@ func newClientOptions(caBundle []byte, retries int32) (*container.ClientOptions,
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   dialTimeout,
-		ResponseHeaderTimeout: headerTimeout,
+		ResponseHeaderTimeout: answerTimeout,
 		ExpectContinueTimeout: time.Second,
 		MaxIdleConnsPerHost:   maxInFlight + 2,
 		IdleConnTimeout:       time.Minute,
@@ -154,11 +156,24 @@ func newClientOptions(caBundle []byte, retries int32) (*container.ClientOptions,
 		}
 		transport.TLSClientConfig.RootCAs = pool
 	}
+	patient := transport.Clone()
+	patient.ResponseHeaderTimeout = commitTimeout
 	return &container.ClientOptions{ClientOptions: policy.ClientOptions{
-		Transport: &http.Client{Transport: transport},
+		Transport: &transporter{quick: &http.Client{Transport: transport}, patient: &http.Client{Transport: patient}},
 		Retry:     policy.RetryOptions{MaxRetries: retries, RetryDelay: 500 * time.Millisecond, MaxRetryDelay: 4 * time.Second},
 		Telemetry: policy.TelemetryOptions{ApplicationID: "cairn"},
 	}}, nil
+}
+
+// transporter sends block lists with more patience than the rest.
+type transporter struct{ quick, patient *http.Client }
+
+// Do implements policy.Transporter.
+func (t *transporter) Do(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPut && r.URL.Query().Get("comp") == "blocklist" {
+		return t.patient.Do(r)
+	}
+	return t.quick.Do(r)
 }
 
 // Create implements Store.

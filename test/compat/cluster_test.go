@@ -381,3 +381,8 @@ func (w *world) points(t testing.TB) []any {
 	}
 	return list
 }
+
+// nothing is a request for answers that do not look at it.
+func (w *world) nothing() link.Request { return link.Request{} }
+
+var warnings = []v1alpha1.Issue{{Code: "VolumeTypeNotSupported", Resource: "persistentvolumeclaims/shop/share", Message: "the volume is of a kind that has no snapshots", Action: "Use a CSI driver with snapshots."}}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -64,11 +65,19 @@ func Start(t testing.TB, config daemon.Config) *World {
 			t.Error(err)
 		}
 	})
-	env, err := daemon.ReadEnv(d.AdminFile())
+	w := Connect(t, config.Data)
+	w.Daemon = d
+	return w
+}
+
+// Connect is a client of a cairnd that another process runs with the folder: its Daemon is nil.
+func Connect(t testing.TB, data string) *World {
+	t.Helper()
+	env, err := daemon.ReadEnv(filepath.Join(data, "admin.env"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &World{Daemon: d, Env: env, Subscription: "/subscriptions/" + env["AZURE_SUBSCRIPTION_ID"], t: t, HTTP: client(t, d.CAFile)}
+	w := &World{Env: env, Subscription: "/subscriptions/" + env["AZURE_SUBSCRIPTION_ID"], t: t, HTTP: client(t, env["SSL_CERT_FILE"])}
 	w.token = w.Token(env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"], "https://management.azure.com")
 	return w
 }
@@ -199,8 +208,39 @@ func (w *World) As(token, method, path string, body any) Answer {
 // AdminToken is the administrator's token for the resource manager.
 func (w *World) AdminToken() string { return w.token }
 
+// Try asks as the administrator of a cairnd that may be killed meanwhile: false when no success was answered.
+func (w *World) Try(method, path string, body any) bool {
+	w.t.Helper()
+	response, err := w.HTTP.Do(w.request(method, path, body, map[string]string{"Authorization": "Bearer " + w.token}))
+	if err != nil {
+		return false
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return errors.Join(err, response.Body.Close()) == nil && response.StatusCode < 300
+}
+
 // Send asks with headers of the caller's choice.
 func (w *World) Send(method, path string, body any, header map[string]string) Answer {
+	w.t.Helper()
+	response, err := w.HTTP.Do(w.request(method, path, body, header))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	a := Answer{Status: response.StatusCode, Header: response.Header, t: w.t}
+	if len(text) > 0 && strings.HasPrefix(response.Header.Get("Content-Type"), "application/json") {
+		if err := json.Unmarshal(text, &a.JSON); err != nil {
+			w.t.Fatalf("%s %s answered no JSON: %s", method, path, text)
+		}
+	}
+	return a
+}
+
+func (w *World) request(method, path string, body any, header map[string]string) *http.Request {
 	w.t.Helper()
 	var reader io.Reader
 	switch b := body.(type) {
@@ -228,20 +268,5 @@ func (w *World) Send(method, path string, body any, header map[string]string) An
 	for k, v := range header {
 		request.Header.Set(k, v)
 	}
-	response, err := w.HTTP.Do(request)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	a := Answer{Status: response.StatusCode, Header: response.Header, t: w.t}
-	if len(text) > 0 && strings.HasPrefix(response.Header.Get("Content-Type"), "application/json") {
-		if err := json.Unmarshal(text, &a.JSON); err != nil {
-			w.t.Fatalf("%s %s answered no JSON: %s", method, path, text)
-		}
-	}
-	return a
+	return request
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/base64"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
@@ -89,8 +91,13 @@ func blobError(err error) error {
 	if !errors.As(err, &re) {
 		return err
 	}
-	return &client.Error{Status: re.StatusCode, Code: re.ErrorCode, Message: fmt.Sprintf("the storage endpoint answered %d %s",
-		re.StatusCode, re.ErrorCode)}
+	said := struct{ Message string }{fmt.Sprintf("the storage endpoint answered %d %s", re.StatusCode, re.ErrorCode)}
+	if body, err := runtime.Payload(re.RawResponse); err == nil && len(body) > 0 {
+		if xml.Unmarshal(body, &said) != nil {
+			said.Message += ": " + string(body)
+		}
+	}
+	return &client.Error{Status: re.StatusCode, Code: re.ErrorCode, Message: said.Message}
 }
 
 func containerCreate(ctx context.Context, in *Input) (any, error) {

@@ -59,6 +59,9 @@ func (p Program) Run(ctx context.Context) int {
 			return exitNotFound
 		}
 		return exitFailed
+	case refusedLogin(err) != "":
+		fmt.Fprintf(p.Stderr, "ERROR: %s\n", refusedLogin(err))
+		return exitFailed
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(p.Stderr, "ERROR: interrupted")
 		return exitFailed

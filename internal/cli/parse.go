@@ -32,8 +32,10 @@ func newParser(args []Arg) *parser {
 	p := &parser{byName: map[string]*Arg{}}
 	for i := range args {
 		for _, n := range args[i].names() {
-			p.byName[n] = &args[i]
-			p.names = append(p.names, n)
+			if p.byName[n] == nil { // a command's own option is before the global one
+				p.byName[n] = &args[i]
+				p.names = append(p.names, n)
+			}
 		}
 	}
 	sort.Strings(p.names)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/google/uuid"
 
@@ -123,4 +125,20 @@ func (s *session) cloudName() string {
 		return u.Host
 	}
 	return "AzureCloud"
+}
+
+// refusedLogin is what the authority said when it gave no token, or empty when err is about something else.
+func refusedLogin(err error) string {
+	var failed *azidentity.AuthenticationFailedError
+	if !errors.As(err, &failed) || failed.RawResponse == nil {
+		return ""
+	}
+	var said struct {
+		Description string `json:"error_description"`
+	}
+	body, readErr := runtime.Payload(failed.RawResponse)
+	if readErr != nil || json.Unmarshal(body, &said) != nil {
+		return ""
+	}
+	return said.Description
 }

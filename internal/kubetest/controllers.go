@@ -33,7 +33,7 @@ func (c *Cluster) StartControllers() (stop func() error, err error) {
 	var log bytes.Buffer
 	certs := c.env.ControlPlane.GetAPIServer().CertDir
 	command := exec.Command(filepath.Join(c.env.BinaryAssetsDirectory, "kube-controller-manager"),
-		"--kubeconfig", kubeconfig, "--leader-elect=false", "--secure-port=0", "--bind-address=127.0.0.1",
+		"--kubeconfig", kubeconfig, "--leader-elect=false", "--kube-api-qps=1000", "--kube-api-burst=1000", "--secure-port=0", "--bind-address=127.0.0.1",
 		"--service-account-private-key-file", filepath.Join(certs, "sa-signer.key"), "--root-ca-file", filepath.Join(certs, "apiserver.crt"))
 	command.Stdout, command.Stderr = &log, &log
 	if err := command.Start(); err != nil {

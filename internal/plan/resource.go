@@ -127,7 +127,7 @@ func WaveOf(r Resource) Wave {
 }
 
 // SortByWave orders kinds as they are restored: by wave, within a wave by name, so that two runs go the same way. PersistentVolumes
-// come before the claims that name them.
+// come before the claims that name them, and ServiceAccounts before their tokens: a token without an account is deleted at once.
 func SortByWave(resources []Resource) {
 	slices.SortFunc(resources, func(a, b Resource) int {
 		return cmp.Or(cmp.Compare(WaveOf(a), WaveOf(b)), cmp.Compare(rank(a), rank(b)),
@@ -136,7 +136,7 @@ func SortByWave(resources []Resource) {
 }
 
 func rank(r Resource) int {
-	if r.String() == "persistentvolumes" {
+	if r.String() == "persistentvolumes" || r.String() == "serviceaccounts" {
 		return 0
 	}
 	return 1

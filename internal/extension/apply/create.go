@@ -75,7 +75,10 @@ func (r *Restore) create(ctx context.Context, c creation, mayDefer bool) error {
 				err = fmt.Errorf("an object of this name comes and goes")
 			}
 			limit = r.Patience
-		case PortTaken:
+		case PortTaken: // the API server looks at the ports before it looks at the name
+			if _, finished, findErr := r.existing(ctx, c); finished || findErr != nil {
+				return findErr
+			}
 			if !plan.DropNodePorts(c.object) {
 				return r.refused(ctx, c, err)
 			}
@@ -154,17 +157,22 @@ func (r *Restore) existing(ctx context.Context, c creation) (gone, finished bool
 	case found.GetDeletionTimestamp() != nil:
 		return false, false, nil
 	}
-	if untouchedDefaultAccount(c, found) {
+	same := plan.Same(c.kind.Resource, c.object, found.DeepCopy().Object)
+	switch {
+	case untouchedDefaultAccount(c, found) && same:
+		r.tally.outcome(bundle.RestoreSkipped, c.resource, plan.RecreatedByCluster, "every namespace gets this account")
+	case untouchedDefaultAccount(c, found):
 		return false, true, r.complete(ctx, c)
+	default:
+		r.exists(c, same)
 	}
-	r.exists(c, found)
 	return false, true, nil
 }
 
 // exists notes an object that is left as it is.
-func (r *Restore) exists(c creation, found *unstructured.Unstructured) {
+func (r *Restore) exists(c creation, same bool) {
 	code, message := plan.AlreadyExists, "the target has the same object"
-	if !plan.Same(c.kind.Resource, c.object, found.Object) {
+	if !same {
 		code, message = plan.AlreadyExistsAndDiffers, "the target has an object of this name with other contents; it was left as it is"
 	}
 	r.tally.outcome(bundle.RestoreSkipped, c.resource, code, message)
@@ -184,8 +192,12 @@ func untouchedDefaultAccount(c creation, found *unstructured.Unstructured) bool 
 	if c.kind.Resource.String() != "serviceaccounts" || found.GetName() != "default" {
 		return false
 	}
-	fields := found.GetManagedFields()
-	return len(fields) == 1 && fields[0].Manager == "kube-controller-manager"
+	for _, f := range found.GetManagedFields() { // as a rule there are none, since it has no fields
+		if f.Manager != "kube-controller-manager" {
+			return false
+		}
+	}
+	return true
 }
 
 // complete adds what the recovery point has to an object that is nobody's.

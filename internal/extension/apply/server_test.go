@@ -1,0 +1,34 @@
+package apply_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/cairn-backup/cairn/internal/kubetest"
+)
+
+// server is the API server of all tests, with its controllers.
+var server *kubetest.Cluster
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if server, err = kubetest.Start(); err != nil {
+		return 1, err
+	}
+	stop, err := server.StartControllers()
+	if err != nil {
+		return 1, errors.Join(err, server.Stop())
+	}
+	code = m.Run()
+	return code, errors.Join(stop(), server.Stop())
+}

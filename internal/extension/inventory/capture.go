@@ -20,8 +20,8 @@ import (
 const (
 	// workers is the number of kinds listed at once. More add nothing on a small control plane, and each holds the buffers of an upload.
 	workers = 4
-	// tries is how often a kind is listed before it is left out.
-	tries = 3
+	// tries is how often a kind is listed before it is left out. With pauses of 1, 2, 4 and 8 seconds an API server has the time to restart.
+	tries = 5
 )
 
 // Capture streams all objects in scope at one revision into a bundle.
@@ -100,6 +100,9 @@ func (c *Capture) kind(ctx context.Context, kind bundle.Kind) ([]bundle.Outcome,
 			// The kind lies in a store of its own, with revisions of its own.
 			kind.Live, try = true, 0
 		case try == tries || hopeless(err):
+			if _, away := c.Lister.Revision(ctx); away != nil {
+				return nil, away // it is the API server that is missing, and not one kind
+			}
 			return []bundle.Outcome{notListed(kind, err)}, nil
 		}
 		select {
@@ -113,7 +116,7 @@ func (c *Capture) kind(ctx context.Context, kind bundle.Kind) ([]bundle.Outcome,
 
 // hopeless reports whether listing again would give the same answer.
 func hopeless(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsNotAcceptable(err)
+	return apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsNotAcceptable(err)
 }
 
 func notListed(kind bundle.Kind, err error) bundle.Outcome {
@@ -220,14 +223,19 @@ func (o *oneKind) finish() {
 	}
 	for _, namespace := range o.capture.Scope.included {
 		if o.capture.Scope.Namespace(namespace) && !o.seen[namespace] {
-			o.report = append(o.report, bundle.Outcome{Resource: "namespaces/" + namespace, Result: bundle.Skipped, Code: CodeNamespaceNotFound,
-				Message: fmt.Sprintf("the namespace %s does not exist", namespace), Action: "Create the namespace or take it out of the backup instance's list."})
+			o.report = append(o.report, NamespaceNotFound(namespace))
 		}
 	}
 }
 
 // CodeNamespaceNotFound is Azure's code for a namespace that is asked for but does not exist.
 const CodeNamespaceNotFound = "UserErrorNamespaceNotFound"
+
+// NamespaceNotFound is the outcome of a namespace that is asked for but does not exist.
+func NamespaceNotFound(namespace string) bundle.Outcome {
+	return bundle.Outcome{Resource: "namespaces/" + namespace, Result: bundle.Skipped, Code: CodeNamespaceNotFound,
+		Message: fmt.Sprintf("the namespace %s does not exist", namespace), Action: "Create the namespace or take it out of the backup instance's list."}
+}
 
 func objectName(k bundle.Kind, h head) string {
 	if h.namespace == "" {

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
@@ -52,6 +53,19 @@ func (l *Lister) Revision(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("ask the API server for its revision: %w", err)
 	}
 	return meta.ResourceVersion, nil
+}
+
+// Version returns the API server's version.
+func (l *Lister) Version(ctx context.Context) (version.Info, error) {
+	var info version.Info
+	data, err := l.client.Get().AbsPath("/version").DoRaw(ctx)
+	if err == nil {
+		err = json.Unmarshal(data, &info)
+	}
+	if err != nil {
+		return version.Info{}, fmt.Errorf("ask the API server for its version: %w", err)
+	}
+	return info, nil
 }
 
 // list hands all objects of a kind, in one namespace or in all, to emit. With a revision it lists at exactly that one. It reports whether

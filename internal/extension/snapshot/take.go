@@ -280,7 +280,7 @@ func (r *run) overdue(ctx context.Context) {
 		case stalled:
 			w.fetching = true
 			r.settle(ctx, key, w)
-		case !w.firstError.IsZero() && now.Sub(w.firstError) > r.giveUp():
+		case !w.firstError.IsZero() && now.Sub(w.firstError) > r.patience(w.lastError):
 			r.done(r.failed(w.index, failureCode(w.lastError), "the driver could not take the snapshot: "+w.lastError))
 		}
 	}
@@ -339,6 +339,19 @@ func failureCode(message string) string {
 		return CodeDisallowed
 	}
 	return CodeFailed
+}
+
+// finalCodes are answers of a driver that stay the same however often it is asked.
+var finalCodes = []string{"code = InvalidArgument", "code = Unimplemented", "code = PermissionDenied", "code = Unauthenticated"}
+
+// patience is how long a volume's driver may go on failing with an error.
+func (t *Taker) patience(lastError string) time.Duration {
+	for _, code := range finalCodes {
+		if strings.Contains(lastError, code) {
+			return t.giveUp() / 10
+		}
+	}
+	return t.giveUp()
 }
 
 func (t *Taker) stall() time.Duration  { return orDefault(t.Stall, 10*time.Minute) }

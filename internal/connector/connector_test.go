@@ -649,6 +649,25 @@ func (w *world) startChild() (kill func()) {
 	return kill
 }
 
+// where says how far a killed connector had come.
+func (w *world) where() string {
+	w.t.Helper()
+	secrets, err := w.typed.CoreV1().Secrets(ns).List(w.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var at []string
+	for _, s := range secrets.Items {
+		switch {
+		case s.Labels["owner"] == "helm":
+			at = append(at, "release "+s.Labels["version"]+" "+s.Labels["status"])
+		case s.Name != config.ConnectorName:
+			at = append(at, fmt.Sprintf("secret %s with %d owners", s.Name, len(s.OwnerReferences)))
+		}
+	}
+	return strings.Join(at, ", ")
+}
+
 func TestKilledAnywhereEndsRight(t *testing.T) {
 	w := begin(t)
 	seed := uint64(time.Now().UnixNano())
@@ -668,6 +687,7 @@ func TestKilledAnywhereEndsRight(t *testing.T) {
 		// The moment is what is tested: anywhere in the second in which everything happens.
 		<-time.After(time.Duration(random.IntN(700)) * time.Millisecond)
 		kill()
+		t.Logf("round %d: killed at %s", round, w.where())
 	}
 	w.Wish(func(d *link.Desired) {
 		d.Extension = extension(99, nil)

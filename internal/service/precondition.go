@@ -17,6 +17,8 @@ const readCluster = "Microsoft.ContainerService/managedClusters/read"
 type clusterFacts struct {
 	// exists and granted say whether there is such a cluster, and whether the vault's identity may read it.
 	exists, granted bool
+	// trusted says whether the vault has trusted access to the cluster.
+	trusted bool
 	// identity is the vault's, empty when it has none.
 	identity string
 	// extension is what the cluster should have, nil for nothing.
@@ -40,6 +42,9 @@ func (s *Service) gatherCluster(tx *store.Tx, vault *backup.VaultResource, clust
 		if f.granted, err = s.HasAction(tx, f.identity, readCluster, cluster); err != nil {
 			return f, err
 		}
+	}
+	if f.trusted, err = s.HasTrustedAccess(tx, cluster, vault.ID); err != nil {
+		return f, err
 	}
 	if f.extension, err = s.DesiredExtension(tx, cluster); err != nil {
 		return f, err
@@ -92,13 +97,22 @@ func userError(code string, target arm.ID, format string, args ...any) *arm.Erro
 	return arm.BadRequest(code, format, args...).WithTarget(string(target))
 }
 
-// usableCluster is the extension of a cluster that can be asked for work.
+// usableCluster is the extension of a cluster that can be asked for work. Trusted access was given when the instance was
+// made; when it is gone, the cluster's owner has taken it away.
 func (s *Service) usableCluster(tx *store.Tx, vault *backup.VaultResource, cluster arm.ID) (*link.Extension, error) {
 	facts, err := s.gatherCluster(tx, vault, cluster)
 	if err != nil {
 		return nil, err
 	}
-	return facts.extension, facts.check(vault, cluster)
+	if err := facts.check(vault, cluster); err != nil {
+		return nil, err
+	}
+	if !facts.trusted {
+		return nil, userError("UserErrorMissingRequiredPermissions", cluster, "The vault '%s' has no trusted access to the cluster '%s'.", vault.Name, cluster.Name()).
+			WithAction(fmt.Sprintf("Give it: az aks trustedaccess rolebinding create --resource-group %s --cluster-name %s --name backup --source-resource-id %s --roles %s.",
+				cluster.ResourceGroup(), cluster.Name(), vault.ID, TrustedAccessRoleOperator))
+	}
+	return facts.extension, nil
 }
 
 // mayRead is the 403 unless the caller may read a cluster that it links to.

@@ -111,6 +111,10 @@ func (s *Service) Reported(ctx context.Context, owner string, report *link.Repor
 	})
 }
 
+// lateness is how late a report may come that is older than another. What seems older after that is news: the extension
+// went back to do something again.
+const lateness = time.Minute
+
 // requestReported takes over one request's status. A request that is not the cluster's, or whose status makes no sense, is
 // noted and passed over: refusing the report would keep the cluster from reporting anything else.
 func (s *Service) requestReported(tx *store.Tx, cluster arm.ID, state link.RequestState) error {
@@ -138,7 +142,7 @@ func (s *Service) requestReported(tx *store.Tx, cluster arm.ID, state link.Reque
 			return fmt.Errorf("stored status of request %s: %w", r.Name, err)
 		}
 	}
-	if status.Phase == "" || older(known.Status, status.Status) {
+	if status.Phase == "" || older(known.Status, status.Status) && tx.Now().Sub(r.Progressed) < lateness {
 		return nil
 	}
 	if string(r.Status) != string(state.Status) {

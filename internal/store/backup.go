@@ -179,8 +179,11 @@ type Request struct {
 	Ended time.Time
 }
 
+// requestKept is how long a request is remembered after its end.
+const requestKept = 30 * 24 * time.Hour
+
 // PutRequest adds a request, or stores how far it is. A second backup or restore of an instance that has one running is
-// ErrConflict.
+// ErrConflict. Requests that ended long ago are removed on this occasion.
 func (tx *Tx) PutRequest(r Request) error {
 	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, ended = $4 WHERE name = $5`,
 		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended), r.Name)
@@ -191,6 +194,9 @@ func (tx *Tx) PutRequest(r Request) error {
 			micros(r.Created), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended))
 		if err == nil && changed == 0 {
 			err = ErrConflict
+		}
+		if err == nil {
+			_, err = tx.exec(`DELETE FROM requests WHERE ended > 0 AND ended < $1 OR given_up > 0 AND given_up < $1`, micros(tx.now.Add(-requestKept)))
 		}
 	}
 	if err != nil {

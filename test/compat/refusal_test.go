@@ -282,6 +282,16 @@ func TestClusterMustBeReady(t *testing.T) {
 	c.become(link.ExtensionReady, "")
 	w.protect(t)
 
+	// Trusted access came with the instance; the cluster's owner can take it away.
+	bindings := w.Do("GET", c.id+"/trustedAccessRoleBindings", nil).Want(200)
+	if bindings.At("value", 0, "properties", "sourceResourceId") != w.vault || bindings.At("value", 1) != nil {
+		t.Fatalf("the bindings: %v", bindings.JSON)
+	}
+	w.Do("DELETE", fmt.Sprint(bindings.At("value", 0, "id")), nil).Want(202, 204)
+	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 400, "UserErrorMissingRequiredPermissions", c.id, "trusted access")
+	w.Do("PUT", c.id+"/trustedAccessRoleBindings/ours", map[string]any{"properties": map[string]any{"sourceResourceId": w.vault,
+		"roles": []string{"Microsoft.DataProtection/backupVaults/backup-operator"}}}).Want(200, 201)
+
 	c.stop()
 	now.advance(5 * time.Minute)
 	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 400, "UserErrorKubernetesBackupClusterIsStopped", c.id, "not connected")

@@ -113,7 +113,7 @@ func addReconcilers(mgr ctrl.Manager, cluster *rest.Config, log *slog.Logger) er
 	backups := &controller.Backups{Client: watching, Reader: reader, Config: cluster, Log: log, Now: time.Now,
 		Generator: "cairn-extension " + cmp.Or(buildinfo.Version, "dev")}
 	restores := controller.Restores{Client: watching, Reader: reader, Cluster: apply.Cluster{Dynamic: anyKind, Discovery: kinds}, Log: log, Now: time.Now,
-		Patience: 10 * time.Minute, Interval: time.Second}
+		Patience: 5 * time.Minute, Interval: time.Second}
 	for _, reconciler := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		backups,
 		&controller.BackupValidations{Backups: backups},

@@ -18,16 +18,8 @@ func (c *Cluster) StartControllers() (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	user, err := c.env.ControlPlane.AddUser(envtest.User{Name: "controllers", Groups: []string{"system:masters"}}, nil)
+	kubeconfig, err := c.Kubeconfig(folder, "controllers")
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(folder))
-	}
-	config, err := user.KubeConfig()
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(folder))
-	}
-	kubeconfig := filepath.Join(folder, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, config, 0o600); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
 	var log bytes.Buffer
@@ -50,4 +42,18 @@ func (c *Cluster) StartControllers() (stop func() error, err error) {
 		}
 		return errors.Join(err, os.RemoveAll(folder))
 	}, nil
+}
+
+// Kubeconfig writes a kubeconfig of a new administrator into a folder, for programs that run beside the test, and returns its name.
+func (c *Cluster) Kubeconfig(folder, name string) (string, error) {
+	user, err := c.env.ControlPlane.AddUser(envtest.User{Name: name, Groups: []string{"system:masters"}}, nil)
+	if err != nil {
+		return "", err
+	}
+	config, err := user.KubeConfig()
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(folder, name+".kubeconfig")
+	return file, os.WriteFile(file, config, 0o600)
 }

@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -28,6 +29,10 @@ func run(m *testing.M) (code int, err error) {
 	stop, err := server.StartControllers()
 	if err != nil {
 		return 1, errors.Join(err, server.Stop())
+	}
+	// The tests wait for controllers most of the time, so there may be more of them than processors.
+	if err := flag.Set("test.parallel", "10"); err != nil {
+		return 1, errors.Join(err, stop(), server.Stop())
 	}
 	code = m.Run()
 	return code, errors.Join(stop(), server.Stop())

@@ -86,7 +86,7 @@ func (r *Restores) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 			Message: fmt.Sprintf("the restore was begun %d times and did not come to its end", maxRestoreAttempts),
 			Action:  "see whether the extension's pod is killed for lack of memory, and whether storage can be reached"})
 	}
-	if err := a.write(ctx); err != nil {
+	if err := patiently(ctx, func() error { return a.write(ctx) }); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	err := a.run(ctx)
@@ -293,7 +293,7 @@ func (a *attempt) end(ctx context.Context, phase v1alpha1.Phase, issues ...v1alp
 	a.step("")
 	now := metav1.NewTime(a.Now())
 	a.object.Status.Phase, a.object.Status.Ended, a.object.Status.Errors = phase, &now, issues
-	return client.IgnoreNotFound(a.write(ctx))
+	return client.IgnoreNotFound(patiently(ctx, func() error { return a.write(ctx) }))
 }
 
 // write replaces the status. Nobody else writes it, so that it needs no version.

@@ -130,29 +130,28 @@ func makeSigningKey(file string) (*ecdsa.PrivateKey, error) {
 }
 
 // WriteFile writes a file whole or not at all, and durably: under another name first, which is then renamed.
-func WriteFile(file string, content []byte, mode os.FileMode) (err error) {
+func WriteFile(file string, content []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
+	_, writing := f.Write(content)
+	if err := errors.Join(f.Chmod(mode), writing, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
 	if err := os.Rename(f.Name(), file); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncFolder(filepath.Dir(file))
+}
+
+// syncFolder makes a renaming last.
+func syncFolder(folder string) error {
+	f, err := os.Open(folder)
+	if err != nil {
 		return err
 	}
-	return f.Close()
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Mint makes a token for an audience.

@@ -149,7 +149,11 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 		return fmt.Errorf("blob URL: %w", err)
 	}
 	keys := pki{dir: filepath.Join(c.Data, "pki"), now: c.Now()}
-	certificate, bundle, err := keys.server([]string{publicHost, blobHost, "localhost", "127.0.0.1", "::1"})
+	hosts := []string{publicHost, blobHost, "localhost", "127.0.0.1", "::1"}
+	if net.ParseIP(blobHost) == nil {
+		hosts = append(hosts, "*.blob."+blobHost) // az and others put the account before the host
+	}
+	certificate, bundle, err := keys.server(hosts)
 	if err != nil {
 		return err
 	}

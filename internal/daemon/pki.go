@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/auth"
@@ -68,7 +69,7 @@ func (p pki) fits(server, ca *x509.Certificate, hosts []string) bool {
 		return false
 	}
 	for _, h := range hosts {
-		if server.VerifyHostname(h) != nil {
+		if server.VerifyHostname(strings.Replace(h, "*", "any", 1)) != nil {
 			return false
 		}
 	}

@@ -488,8 +488,16 @@ func (e *storedExtension) fail(message string) {
 
 // ExpireExtensions fails installations that take too long, so that nobody waits for ever for a cluster that is gone.
 func (s *Service) ExpireExtensions(ctx context.Context) error {
+	var late bool
+	if err := s.DB.View(ctx, func(tx *store.Tx) error {
+		found, err := lateExtensions(tx)
+		late = len(found) > 0
+		return err
+	}); err != nil || !late {
+		return err
+	}
 	return s.DB.Update(ctx, func(tx *store.Tx) error {
-		found, err := tx.ByType(TypeExtension)
+		found, err := lateExtensions(tx)
 		if err != nil {
 			return err
 		}
@@ -497,10 +505,6 @@ func (s *Service) ExpireExtensions(ctx context.Context) error {
 			var e storedExtension
 			if err := r.Decode(&e); err != nil {
 				return err
-			}
-			waiting := e.Properties.ProvisioningState == Creating || e.Properties.ProvisioningState == Updating
-			if !waiting || tx.Now().Sub(e.Since) < installTime {
-				continue
 			}
 			if err := s.expire(tx, &e); err != nil {
 				return err
@@ -511,6 +515,26 @@ func (s *Service) ExpireExtensions(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// lateExtensions are those that are being installed for too long.
+func lateExtensions(tx *store.Tx) ([]store.Resource, error) {
+	found, err := tx.ByType(TypeExtension)
+	if err != nil {
+		return nil, err
+	}
+	var late []store.Resource
+	for _, r := range found {
+		var e storedExtension
+		if err := r.Decode(&e); err != nil {
+			return nil, err
+		}
+		waiting := e.Properties.ProvisioningState == Creating || e.Properties.ProvisioningState == Updating
+		if waiting && tx.Now().Sub(e.Since) >= installTime {
+			late = append(late, r)
+		}
+	}
+	return late, nil
 }
 
 func (s *Service) expire(tx *store.Tx, e *storedExtension) error {

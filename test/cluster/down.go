@@ -37,12 +37,9 @@ func (p *program) downAll(ctx context.Context, names []string, keep bool) error 
 		return err
 	}
 	if len(names) == 0 {
-		all, err := p.clusters()
-		if err != nil {
+		var err error
+		if names, err = p.names(); err != nil {
 			return err
-		}
-		for _, c := range all {
-			names = append(names, c.Name)
 		}
 	}
 	for _, name := range names {

@@ -81,6 +81,29 @@ func (p *program) clusters() ([]layout.Cluster, error) {
 	return all, nil
 }
 
+// names are the names of clusters, and of those whose link is on the bridge though someone has removed their folder.
+func (p *program) names() ([]string, error) {
+	all, err := p.clusters()
+	if err != nil {
+		return nil, err
+	}
+	members, err := host.Members()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	for _, m := range members {
+		if m.Dir == p.dir {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // own refuses a name under which another state folder's cluster runs on this machine.
 func own(c layout.Cluster, members []host.Member) error {
 	for _, m := range members {
@@ -88,7 +111,7 @@ func own(c layout.Cluster, members []host.Member) error {
 			continue
 		}
 		if m.Name == c.Name {
-			return fmt.Errorf("cluster %s is up already, from another state folder; take it down with: testcluster down %[1]s --dir %s", c.Name, m.Dir)
+			return fmt.Errorf("a cluster %s is up already, from another state folder; take it down with: testcluster down %[1]s --dir %s", c.Name, m.Dir)
 		}
 		if m.Index == c.Index {
 			return fmt.Errorf("cluster %s of state folder %s has the same address; take it down or choose another name", m.Name, m.Dir)

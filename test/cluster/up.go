@@ -122,10 +122,11 @@ func (p *program) start(ctx context.Context, log *progress.Log, c layout.Cluster
 		return c, 0, err
 	}
 	err = log.Step("prepared the machine", nil, func() error {
-		if err := p.clear(ctx, c, m.Kept || o.keep); err != nil {
+		keep := m.Kept || o.keep
+		if err := p.clear(ctx, c, keep); err != nil {
 			return err
 		}
-		c, err = p.prepareHost(ctx, c)
+		c, err = p.prepareHost(ctx, c, keep)
 		if err != nil {
 			return err
 		}
@@ -158,12 +159,12 @@ func (p *program) clear(ctx context.Context, c layout.Cluster, keep bool) error 
 	if keep {
 		return nil
 	}
-	for _, folder := range []string{c.Home(), c.Disks(), c.Shares()} {
-		if err := os.RemoveAll(folder); err != nil {
-			return fmt.Errorf("remove the state of cluster %s: %w", c.Name, err)
-		}
-	}
-	return nil
+	return errors.Join(os.RemoveAll(c.Home()), removeDisks(c))
+}
+
+// removeDisks removes the cluster's disks and shares. Snapshots stay: they belong to all clusters.
+func removeDisks(c layout.Cluster) error {
+	return errors.Join(os.RemoveAll(c.Disks()), os.RemoveAll(c.Shares()))
 }
 
 // removeRemains removes what a cluster owns on the machine besides its state.
@@ -177,7 +178,7 @@ func removeRemains(c layout.Cluster) error {
 }
 
 // prepareHost gives the cluster its index, its link and its disks' file system.
-func (p *program) prepareHost(ctx context.Context, c layout.Cluster) (layout.Cluster, error) {
+func (p *program) prepareHost(ctx context.Context, c layout.Cluster, keep bool) (layout.Cluster, error) {
 	unlock, err := host.Lock(ctx, "host")
 	if err != nil {
 		return c, err
@@ -201,6 +202,12 @@ func (p *program) prepareHost(ctx context.Context, c layout.Cluster) (layout.Clu
 	}
 	if err := host.MountCloud(p.dir); err != nil {
 		return c, err
+	}
+	if !keep {
+		// The file system was not mounted before when the machine had been restarted.
+		if err := removeDisks(c); err != nil {
+			return c, err
+		}
 	}
 	return c, host.MakeCgroups(c)
 }

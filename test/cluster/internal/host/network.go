@@ -160,6 +160,15 @@ func SetUpNode(c layout.Cluster) error {
 
 // RemoveLink removes the cluster's link and its pods' route.
 func RemoveLink(c layout.Cluster) error {
+	members, err := Members()
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.Name == c.Name {
+			c.Index = m.Index // should its folder be lost
+		}
+	}
 	l, err := netlink.LinkByName(c.Link())
 	if err == nil {
 		err = netlink.LinkDel(l)

@@ -29,7 +29,6 @@ type Instance struct {
 	DataSource             *Datasource       `json:"dataSourceInfo,omitempty"`
 	DataSourceSet          *Datasource       `json:"dataSourceSetInfo,omitempty"`
 	Policy                 *PolicyInfo       `json:"policyInfo,omitempty"`
-	ResourceGuardRequests  []string          `json:"resourceGuardOperationRequests,omitempty"`
 	ProtectionStatus       *ProtectionStatus `json:"protectionStatus,omitempty"`
 	CurrentProtectionState string            `json:"currentProtectionState,omitempty"`
 	ProtectionErrorDetails *arm.UserFacing   `json:"protectionErrorDetails,omitempty"`

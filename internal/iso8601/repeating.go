@@ -88,16 +88,3 @@ func (r Repeating) String() string {
 	}
 	return "R" + count + "/" + r.Start.Format(startLayout) + "/" + r.Every.String()
 }
-
-// MarshalText is String.
-func (r Repeating) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// UnmarshalText is ParseRepeating.
-func (r *Repeating) UnmarshalText(text []byte) error {
-	parsed, err := ParseRepeating(string(text))
-	if err != nil {
-		return err
-	}
-	*r = parsed
-	return nil
-}

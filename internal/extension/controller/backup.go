@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -282,32 +283,29 @@ func (b *backupRun) attempt(ctx context.Context) (ctrl.Result, error) {
 
 // hold puts the finalizer on the Backup.
 func (b *backupRun) hold(ctx context.Context) error {
-	backup := b.ledger.backup
-	if controllerutil.ContainsFinalizer(backup, backupFinalizer) {
-		return nil
-	}
-	return b.setFinalizers(ctx, append(backup.Finalizers, backupFinalizer))
+	return b.setFinalizer(ctx, controllerutil.AddFinalizer)
 }
 
 // letGo takes the finalizer off.
 func (b *backupRun) letGo(ctx context.Context) error {
 	b.causes.Delete(b.uid)
-	backup := b.ledger.backup.DeepCopy()
-	if !controllerutil.RemoveFinalizer(backup, backupFinalizer) {
-		return nil
-	}
-	return client.IgnoreNotFound(b.setFinalizers(ctx, backup.Finalizers))
+	return client.IgnoreNotFound(b.setFinalizer(ctx, controllerutil.RemoveFinalizer))
 }
 
-func (b *backupRun) setFinalizers(ctx context.Context, finalizers []string) error {
-	after := b.ledger.backup.DeepCopy()
-	after.Finalizers = finalizers
-	patch := client.MergeFromWithOptions(b.ledger.backup, client.MergeFromWithOptimisticLock{})
-	if err := b.Client.Patch(ctx, after, patch); err != nil {
-		return err
-	}
-	b.ledger.backup.ObjectMeta = after.ObjectMeta
-	return nil
+// setFinalizer changes the finalizers as they are now, since others may have theirs there.
+func (b *backupRun) setFinalizer(ctx context.Context, set func(client.Object, string) bool) error {
+	key := client.ObjectKeyFromObject(b.ledger.backup)
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		var before v1alpha1.Backup
+		if err := b.Reader.Get(ctx, key, &before); err != nil {
+			return err
+		}
+		after := before.DeepCopy()
+		if !set(after, backupFinalizer) {
+			return nil
+		}
+		return b.Client.Patch(ctx, after, client.MergeFromWithOptions(&before, client.MergeFromWithOptimisticLock{}))
+	})
 }
 
 // release removes the snapshot objects of a committed recovery point and writes the final status.

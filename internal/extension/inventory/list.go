@@ -39,6 +39,7 @@ func NewLister(config *rest.Config) (*Lister, error) {
 	c.QPS, c.DisableCompression = -1, true
 	c.GroupVersion, c.NegotiatedSerializer = &schema.GroupVersion{}, scheme.Codecs.WithoutConversion()
 	c.AcceptContentTypes, c.ContentType = "application/json", "application/json"
+	c.WarningHandlerWithContext = rest.NoWarnings{} // that a kind is deprecated is no news to a backup
 	client, err := rest.UnversionedRESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("client to list objects: %w", err)

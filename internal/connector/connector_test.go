@@ -355,7 +355,6 @@ func (w *world) assertNothingInstalled() {
 		"deployment":         w.exists(w.typed.AppsV1().Deployments(ns).Get(ctx, config.ExtensionDeployment, get)),
 		"service account":    w.exists(w.typed.CoreV1().ServiceAccounts(ns).Get(ctx, "cairn-extension", get)),
 		"cluster binding":    w.exists(w.typed.RbacV1().ClusterRoleBindings().Get(ctx, "cairn-extension", get)),
-		"binding":            w.exists(w.typed.RbacV1().RoleBindings(ns).Get(ctx, "cairn-extension", get)),
 		"storage secret":     w.exists(w.typed.CoreV1().Secrets(ns).Get(ctx, v1alpha1.SecretStorage, get)),
 		"storage config map": w.exists(w.typed.CoreV1().ConfigMaps(ns).Get(ctx, v1alpha1.ConfigMapStorage, get)),
 	} {

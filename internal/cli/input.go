@@ -109,7 +109,17 @@ func (in *Input) id(ctx context.Context) (string, error) {
 func (in *Input) eachID(ctx context.Context) (any, error) {
 	ids := in.Texts("ids")
 	if in.cmd.ID == "" || len(ids) == 0 {
-		return in.cmd.Run(ctx, in)
+		answer, err := in.cmd.Run(ctx, in)
+		if client.NotFound(err) && in.Has("backup-instance-name") {
+			found, resolveErr := in.resolve(ctx)
+			if resolveErr != nil {
+				return nil, resolveErr
+			}
+			if found {
+				return in.cmd.Run(ctx, in)
+			}
+		}
+		return answer, err
 	}
 	var all []any
 	for _, id := range ids {

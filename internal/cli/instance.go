@@ -54,7 +54,8 @@ var instanceCommands = []Command{
 			{Names: "--snapshot-resource-group-name --snapshot-rg", Help: "Where snapshots are kept. Default: the cluster's resource group."},
 			tagsArg}},
 	{Path: "dataprotection backup-instance create", Help: "Protect a cluster.", Run: instanceCreate, Columns: instanceColumns,
-		Args: []Arg{instanceDocArg, vaultArg, groupArg, optional(instanceArg), noWaitArg}},
+		Args: []Arg{instanceDocArg, vaultArg, groupArg, noWaitArg,
+			{Names: "--name --backup-instance-name -n", Help: "The backup instance's name. Default: what the document says, else the cluster's name."}}},
 	{Path: "dataprotection backup-instance validate-for-backup", Help: "Check whether a cluster can be protected.", Run: validateForBackup,
 		Args: []Arg{instanceDocArg, vaultArg, groupArg, noWaitArg}},
 	{Path: "dataprotection backup-instance show", Help: "Show a backup instance.", ID: instancePath, Run: show(backupVersion), Columns: instanceColumns,
@@ -212,7 +213,7 @@ func (in *Input) instanceDocument() (name string, resource map[string]any, err e
 	if tags := at(doc, "tags"); tags != nil {
 		resource["tags"] = tags
 	}
-	for _, n := range []string{in.Text("backup-instance-name"), text(doc, "backupInstanceName"), text(doc, "name"), text(properties, "dataSourceInfo", "resourceName")} {
+	for _, n := range []string{in.Text("name"), text(doc, "backupInstanceName"), text(doc, "name"), text(properties, "dataSourceInfo", "resourceName")} {
 		if n != "" {
 			return n, resource, nil
 		}
@@ -247,6 +248,36 @@ func instanceCreate(ctx context.Context, in *Input) (any, error) {
 		return created, err
 	}
 	return in.untilProtected(ctx, path, created)
+}
+
+// resolve looks for the one backup instance of the cluster, or with the friendly name, that the user gave as an instance's
+// name, and says whether there is one. The names that az makes up end with a GUID, which nobody types.
+func (in *Input) resolve(ctx context.Context) (bool, error) {
+	wanted := in.Text("backup-instance-name")
+	path, err := in.path(ctx, instancesPath)
+	if err != nil {
+		return false, err
+	}
+	all, err := in.list(ctx, path, backupVersion, nil)
+	if client.NotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var names []string
+	for _, i := range all {
+		if strings.EqualFold(text(i, "properties", "dataSourceInfo", "resourceName"), wanted) || strings.EqualFold(text(i, "properties", "friendlyName"), wanted) {
+			names = append(names, text(i, "name"))
+		}
+	}
+	if len(names) > 1 {
+		return false, usagef("argument --backup-instance-name: '%s' has several backup instances: %s", wanted, strings.Join(names, ", "))
+	}
+	if len(names) == 1 {
+		in.values["backup-instance-name"] = names
+	}
+	return len(names) == 1, nil
 }
 
 // untilProtected waits for the service to have configured protection, which it goes on with after the operation.

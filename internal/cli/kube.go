@@ -136,7 +136,10 @@ func (k *kube) trouble(ctx context.Context, deployment string) string {
 	if len(pods.Items) > 0 {
 		return ""
 	}
-	return k.warning(ctx, deployment)
+	if w := k.warning(ctx, deployment); w != "" {
+		return w
+	}
+	return "the cluster has made no pod for it"
 }
 
 // podTrouble is why a pod's container waits or has ended, or why the pod has no node.

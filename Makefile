@@ -4,7 +4,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X github.com/cairn-backup/cairn/internal/buildinfo.Version=$(VERSION)
 IMAGE   ?= cairn/cairn-extension:$(VERSION)
 
+# The same settings everywhere, so that nothing is compiled twice.
 export CGO_ENABLED = 0
+export GOFLAGS = -trimpath
 
 .PHONY: build image demo up down test check unit cluster-test e2e bench generate
 

@@ -12,9 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
@@ -86,6 +86,8 @@ func Start() (*Cluster, error) {
 	env := &envtest.Environment{
 		BinaryAssetsDirectory: bin,
 		ErrorIfCRDPathMissing: true,
+		// On a busy machine the API server takes its time to end, and envtest leaves it running when it gives up.
+		ControlPlaneStopTimeout: 2 * time.Minute,
 		CRDDirectoryPaths: []string{
 			filepath.Join(root, "config", "crd"),
 			filepath.Join(snapshotter, "config", "crd", "snapshot.storage.k8s.io_volumesnapshots.yaml"),
@@ -114,13 +116,18 @@ func Start() (*Cluster, error) {
 // Stop ends both processes and removes their data.
 func (c *Cluster) Stop() error { return c.env.Stop() }
 
-// repository returns the root of this repository.
+// repository returns the root of this repository: the folder of go.mod, above the package under test.
 func repository() (string, error) {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		return "", errors.New("the program does not know where its source lies")
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", err
 	}
-	return filepath.Dir(filepath.Dir(filepath.Dir(file))), nil
+	for dir := folder; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no go.mod above %s", folder)
 }
 
 func moduleFolder(root, module string) (string, error) {

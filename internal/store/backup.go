@@ -25,11 +25,10 @@ func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error
 	return secret, nil
 }
 
-// ForgetVault removes a vault's secret, jobs and recovery points' rows.
+// ForgetVault removes a vault's secret and jobs. Rows of recovery points stay, if there are any left: they are the ledger of
+// storage snapshots that nobody could delete.
 func (tx *Tx) ForgetVault(vault arm.ID) error {
-	for _, statement := range []string{
-		`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`, `DELETE FROM recovery_points WHERE vault = $1`,
-	} {
+	for _, statement := range []string{`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`} {
 		if _, err := tx.exec(statement, vault.Key()); err != nil {
 			return fmt.Errorf("forget %s: %w", vault, err)
 		}

@@ -38,23 +38,25 @@ type failed struct {
 	Error struct{ Code, Message string }
 }
 
-// send asks without the world's own helpers, which belong to the test around the fuzz target.
+// send asks without the world's own helpers, which belong to the goroutine of the test itself.
 func send(t *testing.T, w *world, method, path, body string) (int, failed) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, w.Env["CAIRN_ENDPOINT"]+path+"?api-version="+daemontest.APIVersion, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return 0, failed{}
 	}
 	r.Header.Set("Authorization", "Bearer "+w.AdminToken())
 	response, err := w.HTTP.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return 0, failed{}
 	}
 	defer response.Body.Close()
 	var answer failed
 	if response.StatusCode >= 400 {
 		if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
 	return response.StatusCode, answer

@@ -497,3 +497,42 @@ func TestProtectionMovesAndDeletion(t *testing.T) {
 	}
 	w.Do("DELETE", w.vault, nil).Want(204)
 }
+
+// TestInstanceOutlivesItsCluster deletes an instance whose cluster is gone: nobody can delete the snapshots, and the ledger of them stays.
+func TestInstanceOutlivesItsCluster(t *testing.T) {
+	data := t.TempDir()
+	w := setUp(t, daemontest.Start(t, daemon.Config{Data: data}))
+	w.protect(t)
+	w.finish(t, w.start(t, "/backup", adhoc))
+	w.cluster.stop()
+	w.Do("DELETE", w.cluster.id, nil).Want(200, 202, 204)
+	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 404, "UserErrorGenericResourceNotFound", w.cluster.id, "does not exist")
+	w.Do("DELETE", w.instance, nil).Want(202)
+	w.Do("GET", w.instance, nil).Want(404)
+	w.Do("DELETE", w.vault, nil).Want(202)
+	rows := dump(t, data)
+	if len(rows["recovery_points"]) != 1 || !strings.Contains(rows["recovery_points"][0], "/snapshots/1") || len(rows["vault_keys"]) != 0 || len(rows["jobs"]) != 0 {
+		t.Errorf("what is left: %v %v %v", rows["recovery_points"], rows["vault_keys"], rows["jobs"])
+	}
+}
+
+// TestBackupsAtOnce starts two backups of an instance at the same moment: there is one.
+func TestBackupsAtOnce(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	w.protect(t)
+	w.cluster.hold("Backup")
+	statuses := make(chan int, 8)
+	for range cap(statuses) {
+		go func() {
+			status, _ := send(t, w, "POST", w.instance+"/backup", adhoc)
+			statuses <- status
+		}()
+	}
+	got := map[int]int{}
+	for range cap(statuses) {
+		got[<-statuses]++
+	}
+	if got[202] != 1 || got[409] != cap(statuses)-1 {
+		t.Errorf("the answers: %v", got)
+	}
+}

@@ -160,7 +160,11 @@ func (in *Input) call(ctx context.Context, what string, r client.Request) (any, 
 }
 
 func (in *Input) get(ctx context.Context, path, version string) (any, error) {
-	return in.call(ctx, "Reading", client.Request{Path: path, APIVersion: version})
+	api, err := in.session.client()
+	if err != nil {
+		return nil, err
+	}
+	return api.Get(ctx, path, version)
 }
 
 func (in *Input) put(ctx context.Context, what, path, version string, body any) (any, error) {

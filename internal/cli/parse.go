@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"regexp"
 	"sort"
@@ -221,7 +223,7 @@ func missing(c *Command, got values) error {
 }
 
 // expandFiles replaces @file and name=@file by the file's content, and @- by standard input, as az does before anything
-// else looks at the command line.
+// else looks at the command line. What names no file stays as it is.
 func expandFiles(words []string, stdin io.Reader) ([]string, error) {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -232,6 +234,10 @@ func expandFiles(words []string, stdin io.Reader) ([]string, error) {
 		}
 		if len(*part) > 1 && (*part)[0] == '@' {
 			content, err := readFile((*part)[1:], stdin)
+			if errors.Is(err, fs.ErrNotExist) {
+				out[i] = w // a query and a password may begin with @ too
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}

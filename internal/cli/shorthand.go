@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"strconv"
@@ -208,6 +209,9 @@ func decodeDocument(s string) (any, error) {
 			return nil, fmt.Errorf("file %s is not JSON: %w", s, err)
 		}
 		return v, nil
+	}
+	if strings.HasPrefix(trimmed, "@") {
+		return nil, fmt.Errorf("file %s: %w", trimmed[1:], fs.ErrNotExist) // see expandFiles
 	}
 	v, err := parseShorthand(trimmed)
 	if err == nil {

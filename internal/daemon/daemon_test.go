@@ -43,6 +43,10 @@ func TestFirstStartMakesWhatAnAdministratorNeeds(t *testing.T) {
 			t.Errorf("%s has mode %v, want %v", file, info.Mode().Perm(), mode)
 		}
 	}
+	out, err := exec.Command("openssl", "verify", "-CAfile", w.CAFile, "-verify_hostname", "acc.blob.localhost", filepath.Join(data, "pki", "server.crt")).CombinedOutput()
+	if err != nil {
+		t.Errorf("an account's own host name: %v: %s", err, out)
+	}
 	if got := w.Do("GET", "/subscriptions", nil).Want(200); got.At("value", 0, "subscriptionId") != w.Env["AZURE_SUBSCRIPTION_ID"] {
 		t.Errorf("%v", got.JSON)
 	}
@@ -79,12 +83,24 @@ func TestRestartKeepsEverything(t *testing.T) {
 	config := daemon.Config{Data: t.TempDir()}
 	var env map[string]string
 	var token string
+	certificate := func() string {
+		text, err := os.ReadFile(filepath.Join(config.Data, "pki", "server.crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	var first string
 	restart(t, config, func(w *daemontest.World) {
+		first = certificate()
 		w.Do("PUT", w.Subscription+"/resourceGroups/g", `{"location":"eastus"}`).Want(201)
 		env, token = w.Env, w.AdminToken()
 	})
 	restart(t, config, func(w *daemontest.World) {
 		w.Do("GET", w.Subscription+"/resourceGroups/g", nil).Want(200)
+		if certificate() != first {
+			t.Error("the server has another certificate although nothing changed")
+		}
 		for _, name := range []string{"AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID", "SSL_CERT_FILE"} {
 			if w.Env[name] != env[name] {
 				t.Errorf("%s was %s and is %s", name, env[name], w.Env[name])

@@ -22,9 +22,6 @@ import (
 	"github.com/cairn-backup/cairn/test/cluster/internal/progress"
 )
 
-// version is what the Kubernetes programs say they are; it is that of k8s.io/kubernetes in go.mod.
-const version = "v1.36.3"
-
 // Cache makes and finds everything that is built.
 type Cache struct {
 	Dir    string // the cache folder, absolute
@@ -100,7 +97,11 @@ func (c *Cache) programs(ctx context.Context, g programs) error {
 		counter := &lines{}
 		detail := func() string { return fmt.Sprintf("%d packages compiled", counter.n.Load()) }
 		return c.Log.Step("built "+g.what, detail, func() error {
-			args := append([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", ldflags(), "-o", c.Bin() + "/"}, g.packages...)
+			version, err := c.module(ctx, "k8s.io/kubernetes", "{{.Version}}")
+			if err != nil {
+				return err
+			}
+			args := append([]string{"build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", ldflags(version), "-o", c.Bin() + "/"}, g.packages...)
 			if err := c.goTool(ctx, counter, args...); err != nil {
 				return fmt.Errorf("build %s: %w", g.what, err)
 			}
@@ -114,8 +115,8 @@ func (c *Cache) programs(ctx context.Context, g programs) error {
 	})
 }
 
-// ldflags stamp the version, without which the node would call itself v0.0.0.
-func ldflags() string {
+// ldflags stamp the version, without which the node would call itself v0.0.0. It has the form v1.36.3.
+func ldflags(version string) string {
 	flags := []string{"-s", "-w"}
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
 		for variable, value := range map[string]string{
@@ -140,6 +141,17 @@ func (c *Cache) goTool(ctx context.Context, stderr io.Writer, args ...string) er
 	return nil
 }
 
+// module tells something about a module that this one requires; format is that of go list.
+func (c *Cache) module(ctx context.Context, path, format string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", format, path)
+	cmd.Dir = c.Source
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("find module %s: %w", path, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // crds copies the snapshot CRDs out of the client module, so that they always belong to the version in go.mod.
 func (c *Cache) crds(ctx context.Context) error {
 	const module = "github.com/kubernetes-csi/external-snapshotter/client/v8"
@@ -148,13 +160,11 @@ func (c *Cache) crds(ctx context.Context) error {
 		return err
 	}
 	return c.part(filepath.Join(c.CRDs(), ".stamp"), key, func() error {
-		cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-		cmd.Dir = c.Source
-		out, err := cmd.Output()
+		dir, err := c.module(ctx, module, "{{.Dir}}")
 		if err != nil {
-			return fmt.Errorf("find module %s: %w", module, err)
+			return err
 		}
-		files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "config/crd/snapshot.storage.k8s.io_*.yaml"))
+		files, err := filepath.Glob(filepath.Join(dir, "config/crd/snapshot.storage.k8s.io_*.yaml"))
 		if err != nil {
 			return err
 		}

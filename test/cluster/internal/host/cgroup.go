@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -231,11 +230,13 @@ func depthAndPid(status string) [2]int {
 	return [2]int{}
 }
 
-// Kill ends every process of the cluster and returns when all are gone.
+// endTimeout is how long a killed process may take to end. On a busy disk one that waits for its data to be written
+// takes long, and until then it keeps the node's mounts.
+const endTimeout = 2 * time.Minute
+
+// Kill ends every process of the cluster and returns when all have ended, so that their namespaces are gone too.
 func Kill(c layout.Cluster) error {
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		// The node's pid 1 takes the others with it; the rest is for a cluster that has lost it.
+	for deadline := time.Now().Add(endTimeout); ; {
 		init, err := Init(c)
 		if err != nil {
 			return err
@@ -245,17 +246,42 @@ func Kill(c layout.Cluster) error {
 			return err
 		}
 		if init != 0 {
-			pids = []int{init}
+			pids = []int{init} // it takes the others with it, and ends last
 		}
 		for _, pid := range pids {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("kill process %d of cluster %s: %w", pid, c.Name, err)
+			if err := end(pid, deadline); err != nil {
+				return fmt.Errorf("process %d of cluster %s: %w", pid, c.Name, err)
 			}
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("process %d of cluster %s does not end", pids[0], c.Name)
+	}
+}
+
+// end kills a process and waits until it has ended. Its absence from the cgroup would not say that: a process leaves
+// that before it leaves its namespaces.
+func end(pid int, deadline time.Time) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill: %w", err)
+	}
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("it does not end within %s of being killed", endTimeout)
 		}
-		time.Sleep(10 * time.Millisecond)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
 	}
 }
 

@@ -118,7 +118,7 @@ func UnmountCloud(dir string) error {
 
 // unmount retries for a while: what a killed node had mounted is let go a moment after its processes are gone.
 func unmount(point string) error {
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(endTimeout)
 	for {
 		err := unix.Unmount(point, 0)
 		if err == nil || errors.Is(err, unix.EINVAL) {

@@ -4,6 +4,7 @@ package image
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -154,7 +155,7 @@ func (l *Layer) Write(file, ref string, config v1.Config) (err error) {
 }
 
 func assemble(layerFile string, config v1.Config) (v1.Image, error) {
-	layer, err := tarball.LayerFromFile(layerFile)
+	layer, err := tarball.LayerFromFile(layerFile, tarball.WithCompressionLevel(gzip.BestSpeed))
 	if err != nil {
 		return nil, err
 	}

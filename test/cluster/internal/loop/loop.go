@@ -165,10 +165,13 @@ func Detach(device string) error {
 	return nil
 }
 
+// releaseTimeout is how long a device may stay in use, as by the mounts of a node that was killed on a busy disk.
+const releaseTimeout = 2 * time.Minute
+
 // DetachAll frees every device that match accepts, and those that were put on top of them: the kubelet attaches a loop
 // device of its own to each raw block volume's device. It returns when they are gone.
 func DetachAll(match func(Backing) bool) error {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(releaseTimeout)
 	for {
 		mine, err := matching(match)
 		if err != nil || len(mine) == 0 {

@@ -118,6 +118,8 @@ func (p *Plan) unserved(r Resource) (reason, bool) {
 	}
 	served, ok := p.target.Kinds[r.GroupResource()]
 	switch {
+	case !ok && p.facts.defined[r.String()] && !p.request.Filter.IncludeClusterScopeResources:
+		return reason{KindNotServed, "the target does not know the kind " + r.String() + "; its definition is in the recovery point, but the request leaves cluster-scoped resources out"}, true
 	case !ok:
 		return reason{KindNotServed, "the target does not know the kind " + r.String()}, true
 	case !slices.Contains(served.Versions, r.Version):

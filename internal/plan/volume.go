@@ -35,6 +35,7 @@ type Facts struct {
 	records     map[claimKey]VolumeRecord
 	classes     map[string]string   // storage class: its provisioner
 	served      map[string][]string // what the recovery point's definitions will serve: kind to versions
+	defined     map[string]bool     // the kinds that the recovery point has definitions of
 	namespaces  map[string]bool
 	terminating map[string]bool
 }
@@ -43,7 +44,7 @@ type Facts struct {
 func NewFacts(records []VolumeRecord, classes map[string]string) *Facts {
 	f := &Facts{
 		volumes: map[string]pv{}, volumeOf: map[claimKey]string{}, claimClass: map[claimKey]string{},
-		records: map[claimKey]VolumeRecord{}, classes: map[string]string{}, served: map[string][]string{},
+		records: map[claimKey]VolumeRecord{}, classes: map[string]string{}, served: map[string][]string{}, defined: map[string]bool{},
 		namespaces: map[string]bool{}, terminating: map[string]bool{},
 	}
 	for _, r := range records {
@@ -91,10 +92,11 @@ func (f *Facts) Learn(r Resource, o map[string]any, withClusterScope bool) {
 			f.classes[name] = obj.str("provisioner")
 		}
 	case "customresourcedefinitions.apiextensions.k8s.io":
+		kind := obj.str("spec", "names", "plural") + "." + obj.str("spec", "group")
+		f.defined[kind] = true
 		if !withClusterScope {
 			return
 		}
-		kind := obj.str("spec", "names", "plural") + "." + obj.str("spec", "group")
 		for _, v := range obj.objs("spec", "versions") {
 			if v.flag("served") {
 				f.served[kind] = append(f.served[kind], v.str("name"))

@@ -19,7 +19,7 @@ const (
 	Exists           // there is an object of that name
 	Again            // the server is overloaded, away, or raced with itself: the same request may succeed soon
 	Unserved         // the server does not know the path: a definition may have been made a moment ago
-	Later            // something must come up first: a webhook's service, a quota's first count
+	Later            // something must come up first: the service of a webhook, a quota's first count
 	Vanishing        // the namespace is being deleted
 	PortTaken        // a node port is another service's
 	Refused          // the same request will never succeed
@@ -40,11 +40,11 @@ func Classify(err error) Answer {
 		return Exists
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return Vanishing
-	case apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook"),
+	case apierrors.IsInternalError(err), // mostly a webhook, for admission or conversion, that cannot be called
 		apierrors.IsForbidden(err) && strings.Contains(err.Error(), "status unknown for quota"):
 		return Later
 	case apierrors.IsTooManyRequests(err), apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsServiceUnavailable(err),
-		apierrors.IsConflict(err), apierrors.IsInternalError(err), apierrors.IsUnauthorized(err), status.Status().Code >= http.StatusInternalServerError:
+		apierrors.IsConflict(err), apierrors.IsUnauthorized(err), status.Status().Code >= http.StatusInternalServerError:
 		return Again
 	case apierrors.IsNotFound(err) && (status.Status().Details == nil || status.Status().Details.Name == ""):
 		return Unserved

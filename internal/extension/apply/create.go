@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,15 +20,16 @@ import (
 const (
 	// CodeCreateRefused marks objects that the API server refused; the message is the server's.
 	CodeCreateRefused = "CreateRefused"
-	// CodeNamespaceVanishing marks objects whose namespace, or whose namesake, is being deleted and does not go away.
+	// CodeBeingDeleted marks objects whose namespace, or whose namesake, is being deleted and does not go away.
 	CodeBeingDeleted = "ExistingObjectBeingDeleted"
 )
 
 // How long requests are repeated that may come to succeed; [Options.Patience] bounds the others.
 const (
-	unservedPatience = 15 * time.Second // discovery and API server agree on a new definition within seconds
-	laterPatience    = 3 * time.Second  // per object; then it is put off until all waves are done
-	maxDeferred      = 1000             // objects put off, which are held in memory
+	unservedPatience  = 15 * time.Second // discovery and API server agree on a new definition within seconds
+	laterPatience     = 3 * time.Second  // per object; then it is put off until all waves are done
+	vanishingPatience = time.Minute      // for a namesake that is being deleted; a namespace may take as long as Patience
+	maxDeferred       = 1000             // objects put off, which are held in memory
 )
 
 // creation is one object to be created.
@@ -48,8 +50,9 @@ func (r *Restore) client(c creation) dynamic.ResourceInterface {
 	return r.Cluster.Dynamic.Resource(c.kind.GroupVersionResource()).Namespace(c.namespace())
 }
 
-// create creates one object and notes what came of it. Objects that need something else first are put off if mayDefer.
-func (r *Restore) create(ctx context.Context, c creation, mayDefer bool) error {
+// create creates one object and notes what came of it. An object that needs something else first is tried for a while, and then handed to
+// later, which says whether it takes it.
+func (r *Restore) create(ctx context.Context, c creation, while time.Duration, later func(creation) bool) error {
 	if c.decision.Source == plan.FromSnapshot {
 		stop, err := r.snapshotFor(ctx, c)
 		if stop || err != nil {
@@ -74,7 +77,9 @@ func (r *Restore) create(ctx context.Context, c creation, mayDefer bool) error {
 			if err = fmt.Errorf("an object of this name is being deleted"); gone {
 				err = fmt.Errorf("an object of this name comes and goes")
 			}
-			limit = r.Patience
+			if limit = vanishingPatience; c.kind.Resource.String() == "namespaces" {
+				limit = r.Patience
+			}
 		case PortTaken: // the API server looks at the ports before it looks at the name
 			if _, finished, findErr := r.existing(ctx, c); finished || findErr != nil {
 				return findErr
@@ -88,10 +93,12 @@ func (r *Restore) create(ctx context.Context, c creation, mayDefer bool) error {
 		case Unserved:
 			limit = unservedPatience
 		case Later:
-			if limit = laterPatience; spent >= limit && mayDefer && r.putOff(c) {
+			if limit = while; spent >= limit && later(c) {
 				return nil
 			}
-		case Again, Vanishing:
+		case Vanishing: // the namespace was deleted since it was restored, or did not go away before
+			limit = laterPatience
+		case Again:
 			limit = r.Patience
 		default:
 			return r.refused(ctx, c, err)
@@ -229,17 +236,26 @@ func (r *Restore) putOff(c creation) bool {
 	return true
 }
 
-// createDeferred creates what waited for a webhook or a quota, again and again while some of it gets through.
+// createDeferred creates what waited for a webhook or a quota, again and again until nothing more gets through for Patience.
 func (r *Restore) createDeferred(ctx context.Context) error {
 	r.tally.got()
 	for len(r.deferred) > 0 {
 		list := r.deferred
 		r.deferred = nil
-		last := r.tally.stuck() >= r.Patience
+		later := r.putOff
+		if r.tally.stuck() >= r.Patience {
+			later = func(creation) bool { return false }
+		}
+		group, groupCtx := errgroup.WithContext(ctx)
+		group.SetLimit(r.Workers)
 		for _, c := range list {
-			if err := r.create(ctx, c, !last); err != nil {
-				return err
-			}
+			group.Go(func() error { return r.create(groupCtx, c, 0, later) })
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		if err := sleep(ctx, r.Interval); err != nil {
+			return err
 		}
 	}
 	return nil

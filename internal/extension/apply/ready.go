@@ -7,7 +7,7 @@ import (
 )
 
 // ready says whether a workload does what its spec asks for, and how far it has come, as a text that changes when it gets on.
-// Kinds that run no pods of their own accord are ready.
+// A job is ready once a pod of it runs. Kinds that run no pods of their own accord are ready.
 func ready(kind string, o map[string]any) (bool, string) {
 	number := func(fallback int64, path ...string) int64 {
 		n, found, err := unstructured.NestedInt64(o, path...)
@@ -17,12 +17,15 @@ func ready(kind string, o map[string]any) (bool, string) {
 		return n
 	}
 	seen := number(0, "status", "observedGeneration") >= number(0, "metadata", "generation")
-	state := fmt.Sprintf("%d ready", number(0, "status", "readyReplicas")+number(0, "status", "numberReady"))
+	state := fmt.Sprintf("%d ready", number(0, "status", "readyReplicas")+number(0, "status", "numberReady")+number(0, "status", "ready"))
 	switch kind {
 	case "deployments.apps", "statefulsets.apps", "replicasets.apps", "replicationcontrollers":
 		return seen && number(0, "status", "readyReplicas") >= number(1, "spec", "replicas"), state
 	case "daemonsets.apps":
 		return seen && number(0, "status", "numberReady") >= number(0, "status", "desiredNumberScheduled"), state
+	case "jobs.batch":
+		suspended, _, err := unstructured.NestedBool(o, "spec", "suspend")
+		return err == nil && suspended || number(0, "status", "ready")+number(0, "status", "succeeded") > 0, state
 	case "pods":
 		return podReady(o), podState(o)
 	default:

@@ -197,6 +197,6 @@ func (r *Restore) object(ctx context.Context, k kind, line []byte) error {
 		r.tally.outcome(bundle.RestoreFailed, c.resource, c.decision.Code, c.decision.Message)
 		return nil
 	default:
-		return r.create(ctx, c, true)
+		return r.create(ctx, c, laterPatience, r.putOff)
 	}
 }

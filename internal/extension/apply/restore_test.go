@@ -304,7 +304,7 @@ func TestEverythingComesBack(t *testing.T) {
 		t.Error("there is no node, and yet the workloads are said to be ready")
 	}
 	want := []string{
-		"WorkloadNotReady deployments.apps/comes-back/web", "WorkloadNotReady pods/comes-back/alone", "WorkloadNotReady statefulsets.apps/comes-back/db",
+		"WorkloadNotReady deployments.apps/comes-back/web", "WorkloadNotReady jobs.batch/comes-back/import", "WorkloadNotReady pods/comes-back/alone", "WorkloadNotReady statefulsets.apps/comes-back/db",
 	}
 	if diff := cmp.Diff(want, a.warnings()); diff != "" {
 		t.Error("warnings:", diff)

@@ -49,7 +49,7 @@ type waiting struct {
 }
 
 // workloadKinds run pods of their own accord, and tell whether these are ready.
-var workloadKinds = []string{"deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "replicationcontrollers", "pods"}
+var workloadKinds = []string{"deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "replicationcontrollers", "jobs.batch", "pods"}
 
 func (w *waiting) add(c creation, r *Restore) {
 	key := named{c.namespace(), c.name()}
@@ -144,13 +144,16 @@ func (r *Restore) warnDefinitions(ctx context.Context) error {
 // bound claims. That something did not come up is no error but a warning.
 func (r *Restore) Wait(ctx context.Context) error {
 	r.tally.got()
-	last := ""
-	for {
+	last, over := "", false
+	for pause := r.Interval; ; pause = min(pause*5/4, 5*r.Interval) {
 		state, err := r.look(ctx)
+		if err == nil {
+			over, err = r.over(ctx)
+		}
 		if err != nil && Classify(err) != Again {
 			return err
 		}
-		if err == nil && r.waiting.over() {
+		if err == nil && over {
 			break
 		}
 		if err == nil && state != last {
@@ -163,7 +166,7 @@ func (r *Restore) Wait(ctx context.Context) error {
 			}
 			break
 		}
-		if err := sleep(ctx, r.Interval); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
@@ -178,15 +181,21 @@ func (r *Restore) Wait(ctx context.Context) error {
 	return r.tally.reportError()
 }
 
-// over reports whether nothing is left to wait for: claims that wait for their first pod have none to wait for once the
-// workloads are ready.
-func (w *waiting) over() bool {
-	for _, c := range w.claims {
+// over reports whether nothing is left to wait for. A claim that gets its volume with its first pod has nothing to wait for if no pod uses
+// it once the workloads are ready.
+func (r *Restore) over(ctx context.Context) (bool, error) {
+	if !r.waiting.workloadsReady() {
+		return false, nil
+	}
+	for key, c := range r.waiting.claims {
 		if !c.late {
-			return false
+			return false, nil
+		}
+		if used, err := r.hasConsumer(ctx, key); used || err != nil {
+			return false, err
 		}
 	}
-	return w.workloadsReady()
+	return true, nil
 }
 
 func (w *waiting) workloadsReady() bool {

@@ -86,8 +86,8 @@ func Start() (*Cluster, error) {
 	env := &envtest.Environment{
 		BinaryAssetsDirectory: bin,
 		ErrorIfCRDPathMissing: true,
-		// On a busy machine the API server takes its time to end, and envtest leaves it running when it gives up.
-		ControlPlaneStopTimeout: 2 * time.Minute,
+		// On a busy machine the API server takes its time to start and to end, and envtest leaves it running when it gives up.
+		ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: 2 * time.Minute,
 		CRDDirectoryPaths: []string{
 			filepath.Join(root, "config", "crd"),
 			filepath.Join(snapshotter, "config", "crd", "snapshot.storage.k8s.io_volumesnapshots.yaml"),

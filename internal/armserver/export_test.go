@@ -11,3 +11,12 @@ func (s *Server) Permissions() map[string]string {
 	}
 	return out
 }
+
+// Table is every row as it is served.
+func Table() []Route {
+	rows := table(nil)
+	for i := range rows {
+		rows[i] = rows[i].compile()
+	}
+	return rows
+}

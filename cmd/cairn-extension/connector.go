@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
@@ -52,7 +53,7 @@ func runConnector(ctx context.Context, o connectorOptions) error {
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	klog.SetSlogLogger(log)
-	cluster, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	cluster, err := findCluster(o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("find the cluster: %w", err)
 	}
@@ -82,6 +83,14 @@ func runConnector(ctx context.Context, o connectorOptions) error {
 		return server.Close()
 	})
 	return g.Wait()
+}
+
+// findCluster is the kubeconfig's cluster, or without one that of the pod.
+func findCluster(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 func readCredential(file string) (link.Credential, error) {

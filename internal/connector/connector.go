@@ -36,6 +36,8 @@ const (
 	silence = 90 * time.Second
 	// checkTime is how often everything is looked at although nothing is known to have changed.
 	checkTime = 5 * time.Minute
+	// farewell is how long an extension may take to end its requests before it is uninstalled.
+	farewell = 2 * time.Minute
 	// firstBackoff and longestBackoff bound the pauses after something failed.
 	firstBackoff   = time.Second
 	longestBackoff = time.Minute
@@ -70,6 +72,8 @@ type run struct {
 	installed installation
 	looked    bool // installed says what is, not what the zero value says
 	refused   map[key]link.RequestState
+
+	leaving time.Time // install's own: since when the extension is to go; zero while it is to stay
 
 	tied map[key]types.UID // carry's own: the objects whose Secrets are known to be owned by them
 

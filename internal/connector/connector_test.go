@@ -373,6 +373,36 @@ func (w *world) assertNothingInstalled() {
 	}
 }
 
+func TestExtensionEndsItsRequestsBeforeItGoes(t *testing.T) {
+	w := begin(t)
+	w.connect()
+	w.Wish(func(d *link.Desired) { d.Extension, d.Requests = extension(1, nil), []link.Request{backup("b1")} })
+	w.Await(t, "installing", is(link.ExtensionInstalling, 1))
+	w.startPods(true)
+	w.Await(t, "ready", is(link.ExtensionReady, 1))
+	finalizers := func(list string) {
+		t.Helper()
+		_, err := w.objects("Backup").Patch(t.Context(), "b1", "application/merge-patch+json", []byte(`{"metadata":{"finalizers":`+list+`}}`), metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.eventually("the request", func() bool { return w.exists(w.objects("Backup").Get(t.Context(), "b1", metav1.GetOptions{})) })
+	finalizers(`["clusterbackup.dataprotection.microsoft.com/backup"]`)
+	w.Wish(func(d *link.Desired) { d.Extension, d.Requests = nil, nil })
+	w.eventually("the request is being removed", func() bool {
+		b, err := w.objects("Backup").Get(t.Context(), "b1", metav1.GetOptions{})
+		return err == nil && b.GetDeletionTimestamp() != nil
+	})
+	w.Await(t, "uninstalling", is(link.ExtensionUninstalling, 0))
+	if w.deployment().DeletionTimestamp != nil {
+		t.Error("the extension was uninstalled before it had ended its request")
+	}
+	finalizers(`[]`)
+	w.Await(t, "gone", func(v linktest.View) bool { return v.Last.Extension == nil })
+	w.assertNothingInstalled()
+}
+
 func TestRequestsAreCarriedAndRemoved(t *testing.T) {
 	w := begin(t)
 	stop := w.connect()

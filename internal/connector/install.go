@@ -34,9 +34,12 @@ func (r *run) install(ctx context.Context) error {
 				return ctx.Err()
 			}
 			failures++
-			if err == nil {
+			switch {
+			case err == nil:
 				failures = 0
-			} else {
+			case errors.Is(err, errFinishing):
+				failures, pause = 0, firstBackoff
+			default:
 				r.Log.Error("the extension could not be brought in line; trying again", "error", err, "failures", failures)
 				pause = backoff(failures)
 			}
@@ -53,7 +56,14 @@ func (r *run) installOnce(ctx context.Context, e *link.Extension) error {
 	if err != nil {
 		return err
 	}
+	if e != nil {
+		r.leaving = time.Time{}
+	}
 	for name := range have {
+		if e == nil && r.finishing() {
+			r.sawInstalled(installation{name: name, removing: true})
+			return errFinishing
+		}
 		if e == nil || e.Name != name {
 			if err := r.uninstall(ctx, name, e); err != nil {
 				return err
@@ -71,6 +81,27 @@ func (r *run) installOnce(ctx context.Context, e *link.Extension) error {
 	}
 	r.sawInstalled(now)
 	return err
+}
+
+// errFinishing says that the extension is uninstalled a little later.
+var errFinishing = errors.New("the extension ends its last requests")
+
+// finishing reports whether an extension that is to go still has requests to end. It holds a Backup that is removed until
+// the snapshots are removed too that no recovery point owns; nobody else would. There is a limit to this.
+func (r *run) finishing() bool {
+	if r.leaving.IsZero() {
+		r.leaving = r.Now()
+	}
+	d, _ := r.watch.extension()
+	if d == nil || d.Status.AvailableReplicas == 0 || r.Now().Sub(r.leaving) >= farewell {
+		return false
+	}
+	for _, i := range r.watch.ofKind {
+		if !i.HasSynced() {
+			return true
+		}
+	}
+	return len(r.watch.own()) > 0
 }
 
 // bringIn makes the release current, if it is not, and returns its revision.

@@ -139,23 +139,35 @@ func containerWords(c corev1.ContainerStatus) (words string, stuck bool) {
 		if w.Reason == "ContainerCreating" || w.Reason == "PodInitializing" {
 			return w.Reason, false
 		}
-		return strings.Trim(w.Reason+": "+w.Message+ended(c.LastTerminationState.Terminated), ": "), true
+		return strings.Trim(w.Reason+": "+w.Message+before(c.LastTerminationState.Terminated), ": "), true
 	case c.State.Terminated != nil:
-		return "ended" + ended(c.State.Terminated), true
+		return ended(c.State.Terminated), true
 	case c.State.Running != nil:
-		return "running, not ready" + ended(c.LastTerminationState.Terminated), c.RestartCount > 0
+		return "running, not ready" + before(c.LastTerminationState.Terminated), c.RestartCount > 0
 	}
 	return "", false
 }
 
-// ended tells how a container's last run ended, in its own words.
-func ended(t *corev1.ContainerStateTerminated) string {
+// before tells in brackets how a container's last run ended, if there was one.
+func before(t *corev1.ContainerStateTerminated) string {
 	if t == nil {
 		return ""
 	}
-	said := strings.TrimSpace(t.Message)
+	return " (its last run " + ended(t) + ")"
+}
+
+// ended tells how a run ended, in its own words: the last of them, on one line.
+func ended(t *corev1.ContainerStateTerminated) string {
+	s := fmt.Sprintf("ended with code %d, %s", t.ExitCode, t.Reason)
+	if t.Reason == "OOMKilled" {
+		return s + ": it needs more memory than its limit allows" // its words know nothing of it
+	}
+	said := strings.Join(strings.FieldsFunc(t.Message, func(c rune) bool { return c == '\n' || c == '\r' }), " | ")
 	if len(said) > lastWords {
 		said = "… " + strings.ToValidUTF8(said[len(said)-lastWords:], "")
 	}
-	return strings.TrimSuffix(fmt.Sprintf(" (it ended with code %d, %s: %s", t.ExitCode, t.Reason, said), ": ") + ")"
+	if said == "" {
+		return s
+	}
+	return s + ": " + said
 }

@@ -54,15 +54,15 @@ func TestStateIsTheClustersOwnWords(t *testing.T) {
 		"crashes": {
 			d: deployment(),
 			pod: pod(old, waiting("CrashLoopBackOff", "back-off 10s",
-				&corev1.ContainerStateTerminated{ExitCode: 2, Reason: "Error", Message: "panic: no\n"})),
+				&corev1.ContainerStateTerminated{ExitCode: 2, Reason: "Error", Message: "panic: no\n\ngoroutine 1\n"})),
 			state: link.ExtensionFailed,
-			words: "pod p: container manager: CrashLoopBackOff: back-off 10s (it ended with code 2, Error: panic: no)",
+			words: "pod p: container manager: CrashLoopBackOff: back-off 10s (its last run ended with code 2, Error: panic: no | goroutine 1)",
 		},
 		"out of memory": {
 			d:     deployment(),
-			pod:   pod(old, waiting("CrashLoopBackOff", "back-off 10s", &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"})),
+			pod:   pod(old, waiting("CrashLoopBackOff", "back-off 10s", &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled", Message: "all is well"})),
 			state: link.ExtensionFailed,
-			words: "pod p: container manager: CrashLoopBackOff: back-off 10s (it ended with code 137, OOMKilled)",
+			words: "pod p: container manager: CrashLoopBackOff: back-off 10s (its last run ended with code 137, OOMKilled: it needs more memory than its limit allows)",
 		},
 		"no room": {
 			d: deployment(),

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -164,6 +165,7 @@ func backup(t *testing.T, instance string) (job, string) {
 
 func startBackup(t *testing.T, instance string) string {
 	t.Helper()
+	waitExtension(t)
 	return sh(t, "az dataprotection backup-instance adhoc-backup"+where+"-n "+instance+" --rule-name BackupDaily --query jobId -o tsv")
 }
 
@@ -175,6 +177,7 @@ func restore(t *testing.T, instance, recoveryPoint string, namespaces ...string)
 
 func startRestore(t *testing.T, instance, recoveryPoint string, namespaces ...string) string {
 	t.Helper()
+	waitExtension(t)
 	id := clusterID(t)
 	source := map[string]any{"objectType": "Datasource", "resourceID": id, "resourceName": armName, "resourceLocation": "eastus",
 		"datasourceType": "Microsoft.ContainerService/managedClusters", "resourceType": "Microsoft.ContainerService/managedClusters"}
@@ -189,4 +192,21 @@ func startRestore(t *testing.T, instance, recoveryPoint string, namespaces ...st
 		t.Fatal(err)
 	}
 	return sh(t, "az dataprotection backup-instance restore trigger"+where+"-n "+instance+" --restore-request-object '"+string(body)+"' --query jobId -o tsv")
+}
+
+// waitExtension waits until the service holds the extension for healthy: it refuses new work for a moment after a pod was killed.
+func waitExtension(t *testing.T) {
+	t.Helper()
+	eventually(t, 2*time.Minute, "a healthy extension", func() error {
+		out, err := bash(t.Context(), "kubectl -n dataprotection-microsoft wait --for=condition=Available deployment --all --timeout=1s")
+		if err != nil {
+			return errors.New(out)
+		}
+		var e struct{ Statuses []struct{ Message string } } // empty while all is well
+		shJSON(t, &e, "az aks extension show -g "+group+" --cluster-name "+armName+" --name azure-aks-backup")
+		for _, s := range e.Statuses {
+			return errors.New(s.Message)
+		}
+		return nil
+	})
 }

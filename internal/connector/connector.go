@@ -38,9 +38,11 @@ const (
 	checkTime = 5 * time.Minute
 	// farewell is how long an extension may take to end its requests before it is uninstalled.
 	farewell = 2 * time.Minute
-	// firstBackoff and longestBackoff bound the pauses after something failed.
+	// firstBackoff and longestBackoff bound the pauses after something failed in the cluster.
 	firstBackoff   = time.Second
 	longestBackoff = time.Minute
+	// reconnectTime is the longest pause before the service is called again: it is soon noticed when it is back.
+	reconnectTime = 10 * time.Second
 )
 
 // Connector is one cluster's connector.
@@ -131,7 +133,11 @@ func (c *Connector) begin() (*run, error) {
 func (r *run) listen(ctx context.Context) error {
 	etag, failures := "", 0
 	for {
-		d, err := r.Link.Desired(ctx, etag, pollTime)
+		wait := pollTime
+		if failures > 0 {
+			wait = 0 // whether the service is back is known at once, and not after a poll
+		}
+		d, err := r.Link.Desired(ctx, etag, wait)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -139,7 +145,7 @@ func (r *run) listen(ctx context.Context) error {
 		if err != nil {
 			failures++
 			r.Log.Error("the service does not tell what this cluster should have", "error", err, "failures", failures)
-			if err := sleep(ctx, backoff(failures)); err != nil {
+			if err := sleep(ctx, min(backoff(failures), reconnectTime)); err != nil {
 				return err
 			}
 			continue

@@ -66,6 +66,7 @@ type world struct {
 	admin   *rest.Config
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
+	ready   func() error // the connector's that runs
 }
 
 func begin(t *testing.T) *world {
@@ -151,6 +152,7 @@ func (w *world) connect() (stop func()) {
 		Log:     slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 		Now:     time.Now,
 	}
+	w.ready = c.Ready
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -445,9 +447,13 @@ func TestRequestsAreCarriedAndRemoved(t *testing.T) {
 		if !w.exists(w.objects("Backup").Get(t.Context(), "b1", metav1.GetOptions{})) {
 			t.Error("b1 was deleted")
 		}
+		if err := w.ready(); err == nil {
+			t.Error("ready without a service")
+		}
 		reports := w.View().Reports
 		w.SetFailing(false)
 		w.Await(t, "all is reported after a start", func(v linktest.View) bool { return v.Reports > reports && len(v.Last.Requests) == 2 })
+		w.eventually("ready again", func() bool { return w.ready() == nil })
 	})
 
 	t.Run("an end", func(t *testing.T) {

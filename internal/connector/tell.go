@@ -57,7 +57,7 @@ func (r *run) tell(ctx context.Context) error {
 		failures++
 		if err != nil {
 			r.Log.Error("the service does not take a report; trying again", "error", err, "failures", failures)
-			pause = backoff(failures)
+			pause = min(backoff(failures), reconnectTime)
 		} else {
 			failures = 0
 			t.acknowledge(report)

@@ -7,6 +7,7 @@ package kubetest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,8 +48,13 @@ func Scheme() *clientruntime.Scheme {
 	return s
 }
 
-// Main runs a package's tests with a cluster in *cluster. Call it from TestMain, with os.Exit around it.
+// Main runs a package's tests with a cluster in *cluster. Call it from TestMain, with os.Exit around it. When fuzzing (-run='^$' -fuzz=…) there is no cluster:
+// the workers are processes of their own, and are killed.
 func Main(m *testing.M, cluster **Cluster) int {
+	flag.Parse()
+	if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
+		return m.Run()
+	}
 	started, err := Start()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -155,7 +156,7 @@ func slowSnapshots(t *testing.T, slow bool) {
 	} else {
 		args = append(args, "--clear")
 	}
-	if err := w.TestCluster(t.Context(), args...); err != nil {
+	if err := w.TestCluster(context.WithoutCancel(t.Context()), args...); err != nil {
 		t.Fatal(err)
 	}
 }

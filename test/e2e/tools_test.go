@@ -23,7 +23,8 @@ func bash(ctx context.Context, script string) (string, error) {
 // sh runs a command line that must succeed, and returns its standard output without the last newline.
 func sh(t *testing.T, script string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", script)
+	// Cleanups use it too, when the test's context is over.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "bash", "-euo", "pipefail", "-c", script)
 	cmd.Env = w.Env()
 	cmd.Dir = w.Repo
 	var stderr strings.Builder
@@ -49,7 +50,6 @@ const (
 	vault    = "e2e-vault"
 	group    = "rg-aks-production"
 	armName  = "aks-production"
-	policy   = "e2e-policy"
 	instance = "e2e-instance"
 )
 
@@ -74,13 +74,14 @@ func protect(t *testing.T) {
 	sh(t, "az dataprotection backup-vault create"+where+`-l eastus --type SystemAssigned --storage-setting "[{type:LocallyRedundant,datastore-type:VaultStore}]"`)
 	sh(t, "az role assignment create --role Reader --assignee-principal-type ServicePrincipal --scope "+clusterID(t)+
 		" --assignee-object-id $(az dataprotection backup-vault show"+where+"--query identity.principalId -o tsv)")
-	sh(t, "az dataprotection backup-policy create"+where+"-n "+policy+" --policy @test/e2e/testdata/policy.json")
 	makeInstance(t, instance, `{"snapshotVolumes":true,"includeClusterScopeResources":true}`)
 }
 
-// makeInstance makes a backup instance of the cluster with the given Kubernetes parameters (JSON, without objectType).
+// makeInstance makes a backup instance of the cluster with the given Kubernetes parameters (JSON, without objectType), and a policy for it alone: in one
+// vault a cluster may have several instances, each with a policy of its own.
 func makeInstance(t *testing.T, name, parameters string) {
 	t.Helper()
+	sh(t, "az dataprotection backup-policy create"+where+"-n "+name+" --policy @test/e2e/testdata/policy.json")
 	id := clusterID(t)
 	subscription := sh(t, "az account show --query id -o tsv")
 	var p map[string]any
@@ -93,7 +94,7 @@ func makeInstance(t *testing.T, name, parameters string) {
 	body, err := json.Marshal(map[string]any{"backup_instance_name": name, "properties": map[string]any{
 		"objectType": "BackupInstance", "friendlyName": name, "dataSourceInfo": source,
 		"policyInfo": map[string]any{
-			"policyId":         fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.DataProtection/backupVaults/%s/backupPolicies/%s", subscription, group, vault, policy),
+			"policyId":         fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.DataProtection/backupVaults/%s/backupPolicies/%s", subscription, group, vault, name),
 			"policyParameters": map[string]any{"backupDatasourceParametersList": []any{p}},
 		},
 	}})

@@ -3,7 +3,9 @@ package cairn_test
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +115,24 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	for _, p := range packages(t) {
 		if len(p.GoFiles) > 0 && p.Doc == "" {
 			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// TestEveryDependencyHasItsReason holds docs/dependencies.md to go.mod; rows may shorten the front of a path.
+func TestEveryDependencyHasItsReason(t *testing.T) {
+	text, err := os.ReadFile("docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "list", "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		name := regexp.MustCompile(`/v[0-9]+$`).ReplaceAllString(path, "")
+		if !strings.Contains(string(text), name[strings.LastIndex(name, "/"):]) {
+			t.Errorf("%s is in go.mod, and docs/dependencies.md does not say why", path)
 		}
 	}
 }

@@ -109,17 +109,7 @@ func (in *Input) id(ctx context.Context) (string, error) {
 func (in *Input) eachID(ctx context.Context) (any, error) {
 	ids := in.Texts("ids")
 	if in.cmd.ID == "" || len(ids) == 0 {
-		answer, err := in.cmd.Run(ctx, in)
-		if client.NotFound(err) && in.Has("backup-instance-name") {
-			found, resolveErr := in.resolve(ctx)
-			if resolveErr != nil {
-				return nil, resolveErr
-			}
-			if found {
-				return in.cmd.Run(ctx, in)
-			}
-		}
-		return answer, err
+		return in.cmd.Run(ctx, in)
 	}
 	var all []any
 	for _, id := range ids {
@@ -175,6 +165,11 @@ func (in *Input) post(ctx context.Context, what, path, version string, body any)
 	return in.call(ctx, what, client.Request{Method: http.MethodPost, Path: path, APIVersion: version, Body: body})
 }
 
+func (in *Input) delete(ctx context.Context, path, version string) error {
+	_, err := in.call(ctx, "Deleting "+lastSegment(path), client.Request{Method: http.MethodDelete, Path: path, APIVersion: version})
+	return err
+}
+
 func (in *Input) list(ctx context.Context, path, version string, query url.Values) ([]any, error) {
 	api, err := in.session.client()
 	if err != nil {
@@ -204,8 +199,7 @@ func remove(version string) handler {
 		if err != nil {
 			return nil, err
 		}
-		_, err = in.call(ctx, "Deleting "+lastSegment(id), client.Request{Method: http.MethodDelete, Path: id, APIVersion: version})
-		return nil, err
+		return nil, in.delete(ctx, id, version)
 	}
 }
 

@@ -62,7 +62,7 @@ var instanceCommands = []Command{
 	{Path: "dataprotection backup-instance list", Help: "List a vault's backup instances.", Run: list(instancesPath, "", backupVersion), Columns: instanceColumns,
 		Args: []Arg{vaultArg, groupArg}},
 	{Path: "dataprotection backup-instance delete", Help: "Stop protecting a cluster and delete its backups.", ID: instancePath, Confirm: true,
-		Run: remove(backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
+		Run: instanceDelete, Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
 	{Path: "dataprotection backup-instance update-policy", Help: "Protect by another policy.", ID: instancePath, Run: instanceUpdate, Columns: instanceColumns,
 		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, {Names: "--policy-id", Required: true, Help: "The policy's resource ID."}}},
 	{Path: "dataprotection backup-instance update", Help: "Change what is backed up.", ID: instancePath, Run: instanceUpdate, Columns: instanceColumns,
@@ -249,36 +249,6 @@ func instanceCreate(ctx context.Context, in *Input) (any, error) {
 	return in.untilProtected(ctx, path, created)
 }
 
-// resolve looks for the one backup instance of the cluster, or with the friendly name, that the user gave as an instance's
-// name, and says whether there is one. The names that az makes up end with a GUID, which nobody types.
-func (in *Input) resolve(ctx context.Context) (bool, error) {
-	wanted := in.Text("backup-instance-name")
-	path, err := in.path(ctx, instancesPath)
-	if err != nil {
-		return false, err
-	}
-	all, err := in.list(ctx, path, backupVersion, nil)
-	if client.NotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	var names []string
-	for _, i := range all {
-		if strings.EqualFold(text(i, "properties", "dataSourceInfo", "resourceName"), wanted) || strings.EqualFold(text(i, "properties", "friendlyName"), wanted) {
-			names = append(names, text(i, "name"))
-		}
-	}
-	if len(names) > 1 {
-		return false, usagef("argument --backup-instance-name: '%s' has several backup instances: %s", wanted, strings.Join(names, ", "))
-	}
-	if len(names) == 1 {
-		in.values["backup-instance-name"] = names
-	}
-	return len(names) == 1, nil
-}
-
 // untilProtected waits for the service to have configured protection, which it goes on with after the operation.
 func (in *Input) untilProtected(ctx context.Context, path string, instance any) (any, error) {
 	for {
@@ -343,11 +313,27 @@ func instanceUpdate(ctx context.Context, in *Input) (any, error) {
 	if config != nil {
 		assign(instance, []any{config}, "properties", "policyInfo", "policyParameters", "backupDatasourceParametersList")
 	}
+	id = text(instance, "id") // the name may have been the cluster's, and a PUT would make an instance of that name
 	updated, err := in.put(ctx, "Updating "+lastSegment(id), id, backupVersion, instance)
 	if err != nil || in.Flag("no-wait") {
 		return updated, err
 	}
 	return in.untilProtected(ctx, id, updated)
+}
+
+// instanceDelete deletes the instance that the name means. A DELETE takes the exact name only, and finds nothing to do for any other.
+func instanceDelete(ctx context.Context, in *Input) (any, error) {
+	id, err := in.id(ctx)
+	if err != nil {
+		return nil, err
+	}
+	instance, err := in.get(ctx, id, backupVersion)
+	if err == nil {
+		id = text(instance, "id")
+	} else if !client.NotFound(err) {
+		return nil, err
+	}
+	return nil, in.delete(ctx, id, backupVersion)
 }
 
 func adhocBackup(ctx context.Context, in *Input) (any, error) {

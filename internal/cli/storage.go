@@ -140,8 +140,7 @@ func storageDelete(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = in.call(ctx, "Deleting "+in.Text("name"), client.Request{Method: http.MethodDelete, Path: id, APIVersion: storageVersion})
-	return nil, err
+	return nil, in.delete(ctx, id, storageVersion)
 }
 
 func storageCheckName(ctx context.Context, in *Input) (any, error) {

@@ -189,7 +189,8 @@ func (p Program) execute(ctx context.Context, cmd *Command, got values) error {
 	}
 	answer, err := in.eachID(ctx)
 	in.progress.clear()
-	if answer == nil {
+	// Who does not wait gets no answer, as with az: the first one of an operation says nothing final.
+	if answer == nil || in.Flag("no-wait") {
 		return err
 	}
 	// An answer may come with an error: the resource is there, but not in the state that was wanted.

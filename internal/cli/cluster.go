@@ -71,7 +71,7 @@ func clusterConnect(ctx context.Context, in *Input) (any, error) {
 		return nil, err
 	}
 	if in.Flag("no-wait") {
-		return in.get(ctx, path, clustersVersion)
+		return nil, nil
 	}
 	return in.untilConnected(ctx, path, kube, timeout)
 }

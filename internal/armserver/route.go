@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/service"
 )
 
 // The scopes that most paths begin with.
@@ -75,6 +76,30 @@ func permission(method string, segments []string) string {
 	}
 	verb := map[string]string{"GET": "read", "PUT": "write", "PATCH": "write", "DELETE": "delete", "POST": "action"}[method]
 	return strings.Join(append(words, verb), "/")
+}
+
+// readAction is Azure's name of reading a resource.
+func readAction(id arm.ID) string {
+	typ := id.Type()
+	if strings.EqualFold(typ, service.TypeResourceGroup) {
+		typ = "Microsoft.Resources/subscriptions/resourceGroups"
+	}
+	return typ + "/read"
+}
+
+// readable are the items that the caller may read: a list over a subscription refuses nobody, and shows to each what is theirs to see.
+func readable[T any](ctx context.Context, r *Request, items []T, id func(T) arm.ID) ([]T, error) {
+	out := []T{}
+	for _, item := range items {
+		ok, err := r.server.service.Allowed(ctx, r.Caller.ObjectID, readAction(id(item)), id(item))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, item)
+		}
+	}
+	return out, nil
 }
 
 func isParameter(segment string) bool { return strings.HasPrefix(segment, "{") }

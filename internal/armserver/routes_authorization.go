@@ -145,13 +145,13 @@ func (h authorization) graph(ctx context.Context, r *Request) (*Response, error)
 	if err := r.Decode(&in); err != nil {
 		return nil, err
 	}
-	found := []service.GenericResource{}
+	var wanted []service.GenericResource
 	if typ := graphType.FindStringSubmatch(in.Query); typ != nil {
-		var wanted []string
+		var keys []string
 		ids := graphIDs.FindStringSubmatch(in.Query)
 		if ids != nil {
 			for _, m := range quotedWord.FindAllStringSubmatch(ids[1], -1) {
-				wanted = append(wanted, strings.ToLower(m[1]))
+				keys = append(keys, strings.ToLower(m[1]))
 			}
 		}
 		all, err := h.s.Resources(ctx, arm.Subscription(h.s.SubscriptionID), typ[1])
@@ -159,15 +159,14 @@ func (h authorization) graph(ctx context.Context, r *Request) (*Response, error)
 			return nil, err
 		}
 		for _, g := range all {
-			if ids != nil && !slices.Contains(wanted, g.ID.Key()) {
-				continue
-			}
-			if ok, err := h.s.Allowed(ctx, r.Caller.ObjectID, g.Type+"/read", g.ID); err != nil {
-				return nil, err
-			} else if ok {
-				found = append(found, g)
+			if ids == nil || slices.Contains(keys, g.ID.Key()) {
+				wanted = append(wanted, g)
 			}
 		}
+	}
+	found, err := readable(ctx, r, wanted, func(g service.GenericResource) arm.ID { return g.ID })
+	if err != nil {
+		return nil, err
 	}
 	return Answer(200, map[string]any{
 		"totalRecords": len(found), "count": len(found), "data": found, "facets": []any{}, "resultTruncated": "false",

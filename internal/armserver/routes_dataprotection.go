@@ -33,7 +33,7 @@ const (
 func dataProtectionRoutes(s *service.Service) []Route {
 	h := dataProtection{s}
 	rows := []Route{
-		{Method: "GET", Path: subscription + dataProtectionProvider + "/backupVaults", Handle: h.vaults},
+		{Method: "GET", Path: subscription + dataProtectionProvider + "/backupVaults", Permission: NoPermission, Handle: h.vaults},
 		{Method: "GET", Path: vaults, Handle: h.vaults},
 		{Method: "PUT", Path: vault, Handle: h.putVault},
 		{Method: "GET", Path: vault, Handle: h.vault},
@@ -80,7 +80,11 @@ func dataProtectionRoutes(s *service.Service) []Route {
 }
 
 func (h dataProtection) vaults(ctx context.Context, r *Request) (*Response, error) {
-	found, err := h.s.Vaults(ctx, r.ID)
+	all, err := h.s.Vaults(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	found, err := readable(ctx, r, all, func(v backup.VaultResource) arm.ID { return v.ID })
 	return Answer(200, arm.NewList(found)), err
 }
 

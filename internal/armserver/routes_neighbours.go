@@ -24,7 +24,7 @@ func neighbourRoutes(s *service.Service) []Route {
 	h := neighbours{s}
 	return []Route{
 		{Method: "POST", Path: subscription + "/providers/Microsoft.Storage/checkNameAvailability", Handle: h.checkName},
-		{Method: "GET", Path: subscription + "/providers/Microsoft.Storage/storageAccounts", Handle: h.accounts},
+		{Method: "GET", Path: subscription + "/providers/Microsoft.Storage/storageAccounts", Permission: NoPermission, Handle: h.accounts},
 		{Method: "GET", Path: resourceGroup + "/providers/Microsoft.Storage/storageAccounts", Handle: h.accounts},
 		{Method: "GET", Path: subscription + "/providers/Microsoft.Storage/locations/{location}/asyncoperations/{operation}", Permission: NoPermission, Handle: h.accountOperation},
 		{Method: "PUT", Path: account, Handle: h.putAccount},
@@ -39,7 +39,7 @@ func neighbourRoutes(s *service.Service) []Route {
 		{Method: "GET", Path: containers + "/{container}", Permission: "Microsoft.Storage/storageAccounts/blobServices/containers/read", Handle: h.container},
 		{Method: "DELETE", Path: containers + "/{container}", Permission: "Microsoft.Storage/storageAccounts/blobServices/containers/delete", Handle: h.deleteContainer},
 
-		{Method: "GET", Path: subscription + "/providers/Microsoft.ContainerService/managedClusters", Handle: h.clusters},
+		{Method: "GET", Path: subscription + "/providers/Microsoft.ContainerService/managedClusters", Permission: NoPermission, Handle: h.clusters},
 		{Method: "GET", Path: resourceGroup + "/providers/Microsoft.ContainerService/managedClusters", Handle: h.clusters},
 		{Method: "GET", Path: subscription + "/providers/Microsoft.ContainerService/locations/{location}/trustedAccessRoles", Handle: h.trustedRoles},
 		{Method: "GET", Path: subscription + "/providers/Microsoft.ContainerService/locations/{location}/operations/{operation}", Permission: NoPermission, Handle: h.clusterOperation},
@@ -75,7 +75,11 @@ func (h neighbours) checkName(ctx context.Context, r *Request) (*Response, error
 
 func (h neighbours) accounts(ctx context.Context, r *Request) (*Response, error) {
 	all, err := h.s.StorageAccounts(ctx, r.ID)
-	return Answer(200, arm.NewList(all)), err
+	if err != nil {
+		return nil, err
+	}
+	found, err := readable(ctx, r, all, func(a service.StorageAccount) arm.ID { return a.ID })
+	return Answer(200, arm.NewList(found)), err
 }
 
 func (h neighbours) putAccount(ctx context.Context, r *Request) (*Response, error) {
@@ -206,7 +210,11 @@ func (h neighbours) deleteContainer(ctx context.Context, r *Request) (*Response,
 
 func (h neighbours) clusters(ctx context.Context, r *Request) (*Response, error) {
 	all, err := h.s.Clusters(ctx, r.ID)
-	return Answer(200, arm.NewList(all)), err
+	if err != nil {
+		return nil, err
+	}
+	found, err := readable(ctx, r, all, func(c service.Cluster) arm.ID { return c.ID })
+	return Answer(200, arm.NewList(found)), err
 }
 
 // withETag adds the header.

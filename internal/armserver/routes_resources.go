@@ -16,15 +16,15 @@ func resourceRoutes(s *service.Service) []Route {
 	return []Route{
 		{Method: "GET", Path: "/subscriptions", Permission: NoPermission, Handle: h.subscriptions},
 		{Method: "GET", Path: "/tenants", Permission: NoPermission, Handle: h.tenants},
-		{Method: "GET", Path: subscription, Handle: h.subscription},
+		{Method: "GET", Path: subscription, Permission: NoPermission, Handle: h.subscription},
 
-		{Method: "GET", Path: subscription + "/resourceGroups", Handle: h.groups},
+		{Method: "GET", Path: subscription + "/resourceGroups", Permission: NoPermission, Handle: h.groups},
 		{Method: "PUT", Path: resourceGroup, AnyGroup: true, Handle: h.putGroup},
 		{Method: "GET", Path: resourceGroup, Handle: h.group},
 		{Method: "PATCH", Path: resourceGroup, Handle: h.patchGroup},
 		{Method: "DELETE", Path: resourceGroup, Handle: h.deleteGroup},
 		{Method: "GET", Path: resourceGroup + "/resources", Handle: h.list},
-		{Method: "GET", Path: subscription + "/resources", Handle: h.list},
+		{Method: "GET", Path: subscription + "/resources", Permission: NoPermission, Handle: h.list},
 		{Method: "GET", Path: subscription + "/operationresults/{operation}", Permission: NoPermission, Handle: h.operation},
 
 		{Method: "GET", Path: subscription + "/providers/Microsoft.Features/features", Handle: h.features},
@@ -43,8 +43,16 @@ func (h resources) subscriptions(ctx context.Context, r *Request) (*Response, er
 	return Answer(200, arm.NewList(subs)), err
 }
 
-func (h resources) subscription(context.Context, *Request) (*Response, error) {
-	return Answer(200, h.s.Subscription()), nil
+// subscription shows the subscription to whoever has a role anywhere in it.
+func (h resources) subscription(ctx context.Context, r *Request) (*Response, error) {
+	visible, err := h.s.Subscriptions(ctx, r.Caller.ObjectID)
+	if err != nil {
+		return nil, err
+	}
+	if len(visible) == 0 {
+		return nil, arm.Forbidden(r.Caller.ObjectID, readAction(r.ID), r.ID)
+	}
+	return Answer(200, visible[0]), nil
 }
 
 func (h resources) tenants(context.Context, *Request) (*Response, error) {
@@ -56,7 +64,11 @@ func (h resources) groups(ctx context.Context, r *Request) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	groups, err := h.s.ResourceGroups(ctx, r.ID)
+	all, err := h.s.ResourceGroups(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := readable(ctx, r, all, func(g service.ResourceGroup) arm.ID { return g.ID })
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +138,11 @@ func (h resources) list(ctx context.Context, r *Request) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := h.s.Resources(ctx, r.ID, f["resourcetype"])
+	all, err := h.s.Resources(ctx, r.ID, f["resourcetype"])
+	if err != nil {
+		return nil, err
+	}
+	found, err := readable(ctx, r, all, func(g service.GenericResource) arm.ID { return g.ID })
 	if err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func TestWhatEveryRequestNeeds(t *testing.T) {
 		{"bad version", "GET", w.Subscription + "?api-version=latest", "", bearer, 400, "InvalidApiVersionParameter"},
 		{"preview version", "GET", w.Subscription + "?api-version=2016-06-01-preview", "", bearer, 200, ""},
 		{"version in capitals", "GET", w.Subscription + "?API-VERSION=2016-06-01&api-version=2016-06-01", "", bearer, 200, ""},
-		{"other subscription", "GET", "/subscriptions/6d7f86b7-5b0c-4b7e-9a57-b5c6ad5dcf24/resourceGroups", "", bearer, 403, "AuthorizationFailed"},
+		{"other subscription", "GET", "/subscriptions/6d7f86b7-5b0c-4b7e-9a57-b5c6ad5dcf24/resourceGroups", "", bearer, 404, "SubscriptionNotFound"},
 		{"no such group", "GET", w.Subscription + "/resourceGroups/none/providers/Microsoft.Storage/storageAccounts", "", bearer, 404, "ResourceGroupNotFound"},
 		{"malformed", "PUT", w.Subscription + "/resourceGroups/g", `{"location":`, bearer, 400, "InvalidRequestContent"},
 		{"wrong type", "PUT", w.Subscription + "/resourceGroups/g", `{"location":1}`, bearer, 400, "InvalidRequestContent"},
@@ -187,7 +187,6 @@ func TestRolesTakeEffect(t *testing.T) {
 	grant(w, group, guid1, reader, id).Want(201)
 	w.As(token, "GET", group, nil).Want(200)
 	w.As(token, "GET", group+"/providers/Microsoft.Storage/storageAccounts", nil).Want(200)
-	w.As(token, "GET", w.Subscription+"/resourceGroups", nil).Want(403)
 	w.As(token, "DELETE", group, nil).Want(403)
 	w.As(token, "PUT", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid2, `{}`).Want(403)
 	if got := w.As(token, "GET", "/subscriptions", nil).Want(200); len(got.At("value").([]any)) != 1 {
@@ -195,4 +194,48 @@ func TestRolesTakeEffect(t *testing.T) {
 	}
 	w.Do("DELETE", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid1, nil).Want(200)
 	w.As(token, "GET", group, nil).Want(403)
+}
+
+// TestListsShowWhatTheCallerMayRead has a principal with a role on one of two groups ask for everything in the subscription.
+func TestListsShowWhatTheCallerMayRead(t *testing.T) {
+	w := daemontest.Start(t, daemon.Config{})
+	for _, name := range []string{"mine", "other"} {
+		group := w.Subscription + "/resourceGroups/" + name
+		w.Do("PUT", group, `{"location":"eastus"}`).Want(201)
+		w.Do("PUT", group+"/providers/Microsoft.Storage/storageAccounts/acc"+name, `{"sku":{"name":"Standard_LRS"},"location":"eastus"}`).Want(202)
+		w.Do("PUT", group+"/providers/Microsoft.ContainerService/managedClusters/"+name, `{"location":"eastus"}`).Want(201)
+		w.Do("PUT", group+"/providers/Microsoft.DataProtection/backupVaults/"+name,
+			`{"location":"eastus","properties":{"storageSettings":[{"datastoreType":"VaultStore","type":"LocallyRedundant"}]}}`).Want(201)
+	}
+	id, token := principal(t, w)
+	lists := map[string]int{
+		"/resourceGroups": 1,
+		"/resources":      3,
+		"/providers/Microsoft.Storage/storageAccounts":          1,
+		"/providers/Microsoft.ContainerService/managedClusters": 1,
+		"/providers/Microsoft.DataProtection/backupVaults":      1,
+	}
+	see := func(count int, list string) {
+		t.Helper()
+		got := w.As(token, "GET", w.Subscription+list, nil).Want(200)
+		items, ok := got.At("value").([]any)
+		if !ok || len(items) != count {
+			t.Errorf("%s: %v, want %d items", list, got.JSON, count)
+		}
+		for i := range items {
+			if item, _ := got.At("value", i, "id").(string); !strings.Contains(item, "/mine") {
+				t.Errorf("%s shows %s", list, item)
+			}
+		}
+	}
+	w.As(token, "GET", w.Subscription, nil).Want(403)
+	for list := range lists {
+		see(0, list)
+	}
+	grant(w, w.Subscription+"/resourceGroups/mine", guid1, contributor, id).Want(201)
+	w.As(token, "GET", w.Subscription, nil).Want(200)
+	for list, count := range lists {
+		see(count, list)
+	}
+	w.As(token, "PUT", w.Subscription+"/resourceGroups/third", `{"location":"eastus"}`).Want(403)
 }

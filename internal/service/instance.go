@@ -410,7 +410,7 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 			return err
 		}
 		for _, p := range points {
-			if err := askDelete(tx, &op, &instance, p); err != nil {
+			if err := askDelete(tx, op.ID, p); err != nil {
 				return err
 			}
 		}
@@ -422,14 +422,15 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 	return op, found, err
 }
 
-// askDelete asks the cluster to delete a recovery point; the ledger says which storage snapshots go with it.
-func askDelete(tx *store.Tx, op *store.Operation, instance *storedInstance, p store.RecoveryPoint) error {
+// askDelete asks the cluster to delete a recovery point; the ledger says which storage snapshots go with it. Operation is what
+// waits for it, or empty.
+func askDelete(tx *store.Tx, operation string, p store.RecoveryPoint) error {
 	var snapshots []v1alpha1.VolumeSnapshotRecord
 	if err := json.Unmarshal(p.Snapshots, &snapshots); err != nil {
 		return fmt.Errorf("ledger of recovery point %s: %w", p.Name, err)
 	}
 	return ask(tx, store.Request{
-		Name: newID(), Kind: "DeleteBackup", Cluster: p.Cluster, Vault: p.Vault, Instance: instance.ID.Key(), Point: p.Name, Operation: op.ID,
+		Name: newID(), Kind: "DeleteBackup", Cluster: p.Cluster, Vault: p.Vault, Instance: p.Instance, Point: p.Name, Operation: operation,
 	}, v1alpha1.DeleteBackupSpec{
 		RecoveryPointID: p.Name, Location: v1alpha1.StorageLocation{ContainerURL: p.Container, Prefix: p.Prefix}, Snapshots: snapshots,
 	})

@@ -37,7 +37,9 @@ func (s *Service) Desired(ctx context.Context, owner string) (*link.Desired, err
 		}
 		for _, r := range requests {
 			secret, err := requestSecret(tx, r)
-			if err != nil {
+			if errors.Is(err, store.ErrNotFound) {
+				continue // its vault is gone; that must not keep the cluster from everything else
+			} else if err != nil {
 				return err
 			}
 			d.Requests = append(d.Requests, link.Request{Kind: r.Kind, Name: r.Name, Spec: r.Spec, Secret: secret})
@@ -177,7 +179,9 @@ func failureOf(status v1alpha1.Status, kind string) *arm.Error {
 // jobReported takes a request's status over into its job, and ends it with the request.
 func (s *Service) jobReported(tx *store.Tx, r store.Request, status v1alpha1.BackupStatus) error {
 	row, job, err := loadJob(tx, r.Job)
-	if err != nil {
+	if errors.Is(err, store.ErrNotFound) {
+		return s.strayReport(tx, r, status)
+	} else if err != nil {
 		return err
 	}
 	if job.Ended() {
@@ -233,14 +237,15 @@ func (s *Service) backupEnded(tx *store.Tx, r store.Request, job *backup.Job, st
 			job.ExtendedInfo.WarningDetails = append(job.ExtendedInfo.WarningDetails, backup.Warning{ResourceName: issue.Resource, Warning: userFacing(issue, job.ActivityID)})
 		}
 	}
-	return addRecoveryPoint(tx, r, job, status)
+	_, err := addRecoveryPoint(tx, r, job, status)
+	return err
 }
 
 // addRecoveryPoint makes the recovery point's row of what the backup was asked and what it said, and names it in the job.
-func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) error {
+func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (store.RecoveryPoint, error) {
 	var spec v1alpha1.BackupSpec
 	if err := json.Unmarshal(r.Spec, &spec); err != nil {
-		return fmt.Errorf("stored spec of request %s: %w", r.Name, err)
+		return store.RecoveryPoint{}, fmt.Errorf("stored spec of request %s: %w", r.Name, err)
 	}
 	at, began := tx.Now().UTC(), job.StartTime
 	if status.RecoveryPointTime != nil {
@@ -260,7 +265,7 @@ func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1
 		DataStores: []backup.DataStoreDetails{{ID: newID(), Type: backup.OperationalStore, CreationTime: began, Visible: true, State: "COMMITTED"}},
 	})
 	if err != nil {
-		return fmt.Errorf("recovery point %s: %w", r.Point, err)
+		return store.RecoveryPoint{}, fmt.Errorf("recovery point %s: %w", r.Point, err)
 	}
 	snapshots := status.Snapshots
 	if snapshots == nil {
@@ -268,13 +273,14 @@ func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1
 	}
 	ledger, err := json.Marshal(snapshots)
 	if err != nil {
-		return fmt.Errorf("recovery point %s: %w", r.Point, err)
+		return store.RecoveryPoint{}, fmt.Errorf("recovery point %s: %w", r.Point, err)
 	}
 	job.ExtendedInfo.TargetRecoverPoint = &backup.JobRecoveryPoint{RecoveryPointID: r.Point, RecoveryPointTime: at}
-	return tx.PutRecoveryPoint(store.RecoveryPoint{
+	p := store.RecoveryPoint{
 		Name: r.Point, Vault: r.Vault, Instance: r.Instance, Cluster: r.Cluster, GUID: spec.Origin[originGUID], Job: r.Job, Time: at,
 		Container: spec.Location.ContainerURL, Prefix: spec.Location.Prefix, Snapshots: ledger, Body: body,
-	})
+	}
+	return p, tx.PutRecoveryPoint(p)
 }
 
 // lateReport takes over what comes after the job was given up: the job stays as it ended, but a recovery point that was
@@ -287,15 +293,47 @@ func (s *Service) lateReport(tx *store.Tx, r store.Request, row store.Job, job *
 		Message: fmt.Sprintf("The cluster reported at %s, after the job had been given up, that the %s ended as %s.", tx.Now().UTC().Format(time.RFC3339), r.Kind, status.Phase),
 		Action:  "Look at the cluster's workloads, and repeat the job if that is needed."}
 	if r.Kind == "Backup" && status.Committed {
-		if err := addRecoveryPoint(tx, r, job, &status); err != nil {
+		stays, err := lateRecoveryPoint(tx, r, job, &status)
+		if err != nil {
 			return err
 		}
-		late.Message += " Its recovery point is recorded and can be restored."
+		if stays {
+			late.Message += " Its recovery point is recorded and can be restored."
+		} else {
+			late.Message += " Its recovery point is deleted, as its backup instance was."
+		}
 		late.Action = "No action is needed."
 	}
 	job.ExtendedInfo.SubTasks = subTasks(r.Kind, job.ActivityID, status.Status)
 	job.ExtendedInfo.WarningDetails = append(job.ExtendedInfo.WarningDetails, backup.Warning{ResourceName: r.Point, Warning: userFacing(late, job.ActivityID)})
 	return putJob(tx, row, job)
+}
+
+// strayReport passes over what comes after the job's vault was deleted; a recovery point that was made after all must not stay.
+func (s *Service) strayReport(tx *store.Tx, r store.Request, status v1alpha1.BackupStatus) error {
+	s.Log.Info("status of a request whose vault is gone", "cluster", r.Cluster, "kind", r.Kind, "request", r.Name, "phase", status.Phase)
+	if r.Kind != "Backup" || !status.Phase.Final() || !status.Committed {
+		return nil
+	}
+	_, err := lateRecoveryPoint(tx, r, &backup.Job{StartTime: r.Created}, &status)
+	return err
+}
+
+// lateRecoveryPoint records the recovery point of a backup that had been given up, and says whether it stays. It does not when
+// its instance has been deleted or is being deleted: nobody else would delete it, and so the cluster is asked to.
+func lateRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (stays bool, err error) {
+	p, err := addRecoveryPoint(tx, r, job, status)
+	if err != nil {
+		return false, err
+	}
+	instance, _, err := store.Load[storedInstance](tx, arm.ID(r.Instance))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	if err == nil && instance.GUID == p.GUID && instance.Properties.CurrentProtectionState != backup.SoftDeleting {
+		return true, nil
+	}
+	return false, askDelete(tx, "", p)
 }
 
 // showRestore writes a restore's counts into its job.
@@ -376,8 +414,11 @@ func (s *Service) deletionEnded(tx *store.Tx, r store.Request, status v1alpha1.S
 	return s.deletionEndedWith(tx, r)
 }
 
-// deletionEndedWith ends the operation if the request was the last that it waited for.
+// deletionEndedWith ends the operation, if there is one, when the request was the last that it waited for.
 func (s *Service) deletionEndedWith(tx *store.Tx, r store.Request) error {
+	if r.Operation == "" {
+		return nil
+	}
 	requests, err := tx.RequestsOfOperation(r.Operation)
 	if err != nil {
 		return err

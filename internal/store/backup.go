@@ -25,10 +25,12 @@ func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error
 	return secret, nil
 }
 
-// ForgetVault removes a vault's secret and jobs. Rows of recovery points stay, if there are any left: they are the ledger of
-// storage snapshots that nobody could delete.
+// ForgetVault removes a vault's secret and jobs, and the restores that were given up: they cannot go on without the secret, and
+// a vault made later under the same name has another. Its backups go on, so that what they leave is heard of. Rows of recovery
+// points stay, if there are any left: they are the ledger of storage snapshots that nobody could delete.
 func (tx *Tx) ForgetVault(vault arm.ID) error {
-	for _, statement := range []string{`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`} {
+	for _, statement := range []string{`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`,
+		`DELETE FROM requests WHERE vault = $1 AND given_up > 0 AND kind IN ('Restore', 'ValidateForRestore')`} {
 		if _, err := tx.exec(statement, vault.Key()); err != nil {
 			return fmt.Errorf("forget %s: %w", vault, err)
 		}

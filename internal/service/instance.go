@@ -397,7 +397,7 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 			if op, err = endedOperation(tx, operationDelete, row.ID, nil); err != nil {
 				return err
 			}
-			return tx.Delete(row.ID)
+			return s.remove(tx, row.ID)
 		}
 		vault, err := vaultOf(tx, id)
 		if err != nil {

@@ -92,7 +92,7 @@ func (s *Service) DeletePolicy(ctx context.Context, id arm.ID) (found bool, err 
 					WithTarget(string(i.ID)).WithAction("Give the instance another policy, or delete it.")
 			}
 		}
-		return tx.Delete(id)
+		return s.remove(tx, id)
 	})
 	return found, err
 }

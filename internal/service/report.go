@@ -467,10 +467,7 @@ func (s *Service) instanceDeleted(tx *store.Tx, r store.Request, failed *arm.Err
 	if failed != nil {
 		return configured(tx, op, failed)
 	}
-	if err := tx.Delete(op.Resource); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	return nil
+	return s.remove(tx, op.Resource)
 }
 
 func duration(d time.Duration) iso8601.Duration {

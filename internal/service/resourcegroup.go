@@ -163,7 +163,7 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 		return err
 	}
 	for _, r := range doomed {
-		if strings.EqualFold(r.ID.Type(), TypeBackupInstance) {
+		if strings.EqualFold(r.ID.Type(), TypeBackupInstance) && !r.ID.Equal(id) {
 			return arm.Conflict("ResourceGroupDeletionBlocked", "'%s' cannot be deleted, because the backup instance '%s' is in it. Delete the backup instance first.", id.Name(), r.ID)
 		}
 	}

@@ -218,20 +218,10 @@ func (s *Service) DeleteVault(ctx context.Context, id arm.ID) (vault backup.Vaul
 				vault.Name, len(instances), instances[0].ID.Name()).WithTarget(string(row.ID)).
 				WithAction("Delete the vault's backup instances, and then the vault.")
 		}
-		policies, err := tx.Children(id, backup.PolicyType)
-		if err != nil {
+		if op, err = endedOperation(tx, "DeleteVault", row.ID, nil); err != nil {
 			return err
 		}
-		for _, p := range policies {
-			if err := tx.Delete(p.ID); err != nil {
-				return err
-			}
-		}
-		if err := errors.Join(tx.DeletePrincipalsOf(id), tx.ForgetVault(id), tx.Delete(id)); err != nil {
-			return err
-		}
-		op, err = endedOperation(tx, "DeleteVault", row.ID, nil)
-		return err
+		return s.remove(tx, row.ID)
 	})
 	return vault, op, found, err
 }

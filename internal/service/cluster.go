@@ -256,7 +256,10 @@ func (s *Service) DeleteCluster(ctx context.Context, id arm.ID, match func(etag 
 		}
 		return s.remove(tx, id)
 	})
-	return operation, deleted, err
+	if err != nil || !deleted {
+		return "", false, err
+	}
+	return operation, true, s.clearAccounts(ctx)
 }
 
 // Connect gives a cluster's connector a fresh secret. The old one stays good until the new one was used, or an hour has

@@ -129,7 +129,10 @@ func (s *Service) DeleteResourceGroup(ctx context.Context, id arm.ID) (operation
 		}
 		return s.remove(tx, id)
 	})
-	return operation, err
+	if err != nil {
+		return "", err
+	}
+	return operation, s.clearAccounts(ctx)
 }
 
 // ended notes an operation that is over when its client first asks for it.
@@ -150,8 +153,8 @@ func (s *Service) Async(ctx context.Context, id string) (out store.Async, err er
 	return out, err
 }
 
-// remove takes away a resource and all that lies below it: principals, role assignments, links, node resource groups, and
-// what storage accounts hold. It runs last in a transaction, because deleted blobs do not come back.
+// remove takes away a resource and all that lies below it: principals, role assignments, links, node resource groups. What storage
+// accounts hold is only noted: it does not come back, and so clearAccounts removes it after the commit.
 func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 	doomed, err := tx.Under(id, "")
 	if err != nil {
@@ -167,7 +170,6 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 			return arm.Conflict("ResourceGroupDeletionBlocked", "'%s' cannot be deleted, because the backup instance '%s' is in it. Delete the backup instance first.", id.Name(), r.ID)
 		}
 	}
-	var accounts []string
 	for _, r := range doomed {
 		if err := tx.Delete(r.ID); err != nil {
 			return err
@@ -176,7 +178,7 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 		case strings.EqualFold(typ, TypeRoleAssignment):
 			err = tx.DeleteGrant(r.ID)
 		case strings.EqualFold(typ, TypeStorageAccount):
-			accounts = append(accounts, r.ID.Name())
+			err = tx.DoomAccount(strings.ToLower(r.ID.Name()))
 		case strings.EqualFold(typ, TypeVault):
 			err = tx.ForgetVault(r.ID)
 		case strings.EqualFold(typ, TypeCluster):
@@ -186,15 +188,7 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 			return err
 		}
 	}
-	if err := errors.Join(tx.DeletePrincipalsOf(id), tx.DeleteLinksUnder(id)); err != nil {
-		return err
-	}
-	for _, account := range accounts {
-		if err := s.Blobs.DeleteAccount(strings.ToLower(account)); err != nil {
-			return fmt.Errorf("blobs of storage account %s: %w", account, err)
-		}
-	}
-	return nil
+	return errors.Join(tx.DeletePrincipalsOf(id), tx.DeleteLinksUnder(id))
 }
 
 // removeNodeGroup removes a cluster's node resource group, if it is not being removed already.

@@ -8,12 +8,15 @@ import (
 // runEvery is how often the service looks for what is due by time alone.
 const runEvery = 15 * time.Second
 
-// Run does what is due by time alone, until ctx ends; it returns nil then.
+// Run does what is due by time alone, and at first what was left when the service ended, until ctx ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error {
 	since := s.Now()
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	for {
+		if err := s.clearAccounts(ctx); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "removing blobs of deleted accounts failed", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

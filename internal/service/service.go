@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,6 +40,8 @@ type Service struct {
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string
+	// clearing is held while the blobs of deleted accounts are removed.
+	clearing sync.Mutex
 }
 
 // Ref is who asks, for system data and audit.

@@ -106,6 +106,11 @@ func (s *Service) newAccount(tx *store.Tx, id arm.ID, in StorageAccount) (stored
 	} else if taken != nil {
 		return storedAccount{}, arm.Conflict("StorageAccountAlreadyTaken", "The storage account named %s is already taken.", id.Name())
 	}
+	if doomed, err := tx.DoomedAccounts(); err != nil {
+		return storedAccount{}, err
+	} else if slices.Contains(doomed, id.Name()) {
+		return storedAccount{}, arm.Conflict("StorageAccountOperationInProgress", "What the deleted storage account named %s held is still being removed. Try again in a minute; if this stays so, the service's log says why.", id.Name())
+	}
 	a := storedAccount{Own: newKey(), Keys: []AccountKey{
 		{Created: tx.Now().UTC(), Name: "key1", Value: newKey(), Permissions: "FULL"},
 		{Created: tx.Now().UTC(), Name: "key2", Value: newKey(), Permissions: "FULL"},
@@ -241,7 +246,35 @@ func (s *Service) DeleteStorageAccount(ctx context.Context, id arm.ID) (deleted 
 		}
 		return s.remove(tx, id)
 	})
-	return deleted, err
+	if err != nil || !deleted {
+		return false, err
+	}
+	return true, s.clearAccounts(ctx)
+}
+
+// clearAccounts removes what deleted accounts hold, whether or not the client that deleted them still waits. What is left after a
+// failure or a crash is tried again by Run.
+func (s *Service) clearAccounts(ctx context.Context) error {
+	// By one at a time: who is late would remove the blobs of an account that was made anew.
+	s.clearing.Lock()
+	defer s.clearing.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	var names []string
+	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		var err error
+		names, err = tx.DoomedAccounts()
+		return err
+	})
+	for _, name := range names {
+		failed := s.Blobs.DeleteAccount(name)
+		if failed != nil {
+			failed = fmt.Errorf("blobs of storage account %s: %w", name, failed)
+		} else {
+			failed = s.DB.Update(ctx, func(tx *store.Tx) error { return tx.ForgetAccount(name) })
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 // AccountKeys are an account's keys, whether or not they may be used.

@@ -131,8 +131,9 @@ func TestErrorHasTheFormOfItsProvider(t *testing.T) {
 	if diff := cmp.Diff(map[string]any{"code": "UserErrorX", "message": "It is wrong. Make it right.", "target": "properties.x"}, plain); diff != "" {
 		t.Error(diff)
 	}
-	missing := wire(t, arm.NotFound("/subscriptions/S/resourceGroups/G/providers/Microsoft.DataProtection/backupVaults/V").Wire("Microsoft.DataProtection", "ACT"))
-	if diff := cmp.Diff(map[string]any{"code": "ResourceNotFound",
+	const vault = "/subscriptions/S/resourceGroups/G/providers/Microsoft.DataProtection/backupVaults/V"
+	missing := wire(t, arm.NotFound(vault).Wire("Microsoft.DataProtection", "ACT"))
+	if diff := cmp.Diff(map[string]any{"code": "ResourceNotFound", "target": vault,
 		"message": "The Resource 'Microsoft.DataProtection/backupVaults/V' under resource group 'G' was not found."}, missing); diff != "" {
 		t.Error(diff)
 	}
@@ -193,7 +194,7 @@ func TestUnion(t *testing.T) {
 	if a, err := animals.Decode([]byte("null"), "pet"); err != nil || a != nil {
 		t.Errorf("null: %v, %v", a, err)
 	}
-	for text, target := range map[string]string{`{"objectType":"Cat"}`: "pet.objectType", `{}`: "pet.objectType", `{"objectType":"Dog","name":1}`: "pet.name"} {
+	for text, target := range map[string]string{`{"objectType":"Cat"}`: "pet.objectType", `{}`: "pet.objectType", `{"objectType":"Dog","name":1}`: "pet.name", `[]`: "pet"} {
 		_, err := animals.Decode([]byte(text), "pet")
 		var e *arm.Error
 		if !errors.As(err, &e) || e.Status != 400 || e.Target != target {
@@ -211,18 +212,18 @@ func TestDecodeSaysWhere(t *testing.T) {
 			Rules []string `json:"rules"`
 		} `json:"properties"`
 	}
-	for _, c := range []struct{ body, want string }{
-		{"", "no body"},
-		{"{\n  \"properties\": }", "line 2, position 17"},
-		{`{"properties":`, "ends within"},
-		{`{"properties":{"rules":"x"}}`, "'properties.rules' must be a list, not string"},
-		{`{} {}`, "after the end"},
-		{`[]`, "the document must be an object, not array"},
+	for _, c := range []struct{ body, target, want string }{
+		{"", "body", "no body"},
+		{"{\n  \"properties\": }", "body", "line 2, position 17"},
+		{`{"properties":`, "body", "ends within"},
+		{`{"properties":{"rules":"x"}}`, "properties.rules", "'properties.rules' must be a list, not string"},
+		{`{} {}`, "body", "after the end"},
+		{`[]`, "body", "the document must be an object, not array"},
 	} {
 		err := arm.Decode([]byte(c.body), &into)
 		var e *arm.Error
-		if !errors.As(err, &e) || e.Code != "InvalidRequestContent" || !strings.Contains(e.Message, c.want) {
-			t.Errorf("%q: %v, want InvalidRequestContent with %q", c.body, err, c.want)
+		if !errors.As(err, &e) || e.Code != "InvalidRequestContent" || e.Target != c.target || len(e.RecommendedAction) == 0 || !strings.Contains(e.Message, c.want) {
+			t.Errorf("%q: %v, want InvalidRequestContent at %s with %q", c.body, err, c.target, c.want)
 		}
 	}
 }

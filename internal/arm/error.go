@@ -135,7 +135,7 @@ type ErrorBody struct {
 // NotFound is the 404 for a resource that does not exist.
 func NotFound(id ID) *Error {
 	if id.Type() == "Microsoft.Resources/resourceGroups" {
-		return &Error{Status: 404, Code: "ResourceGroupNotFound",
+		return &Error{Status: 404, Code: "ResourceGroupNotFound", Target: string(id),
 			Message: fmt.Sprintf("Resource group '%s' could not be found.", id.Name())}
 	}
 	// Azure names a nested resource by its path within the provider, as in Microsoft.X/vaults/v/instances.
@@ -147,7 +147,7 @@ func NotFound(id ID) *Error {
 	if i := strings.LastIndex(strings.ToLower(path), "/providers/"); i >= 0 {
 		path = path[i+len("/providers/"):]
 	}
-	return &Error{Status: 404, Code: "ResourceNotFound",
+	return &Error{Status: 404, Code: "ResourceNotFound", Target: string(id),
 		Message: fmt.Sprintf("The Resource '%s'%s was not found.", path, under)}
 }
 
@@ -163,7 +163,7 @@ func Invalid(target, format string, args ...any) *Error {
 
 // Unauthorized is a 401: no token, or one that is not good.
 func Unauthorized(format string, args ...any) *Error {
-	return &Error{Status: 401, Code: "AuthenticationFailed", Message: fmt.Sprintf(format, args...)}
+	return &Error{Status: 401, Code: "AuthenticationFailed", Target: "Authorization", Message: fmt.Sprintf(format, args...)}
 }
 
 // Forbidden is the 403 for a caller that has no role with the action at the scope.
@@ -172,9 +172,9 @@ func Forbidden(principal, action string, scope ID) *Error {
 	if where == "" {
 		where = "/"
 	}
-	return &Error{Status: 403, Code: "AuthorizationFailed", Message: fmt.Sprintf(
+	return &Error{Status: 403, Code: "AuthorizationFailed", Target: where, Message: fmt.Sprintf(
 		"The client '%[1]s' with object id '%[1]s' does not have authorization to perform action '%[2]s' over scope '%[3]s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
-		principal, action, where)}
+		principal, action, where), RecommendedAction: []string{"Ask an owner of the scope for a role that allows the action."}}
 }
 
 // Conflict is a 409 with a code.
@@ -185,7 +185,7 @@ func Conflict(code, format string, args ...any) *Error {
 // PreconditionFailed is the 412 for an If-Match that is not the resource's ETag.
 func PreconditionFailed(id ID) *Error {
 	return &Error{Status: 412, Code: "PreconditionFailed", Target: string(id), Message: fmt.Sprintf(
-		"The If-Match or If-None-Match condition of the request does not hold for '%s': it was changed meanwhile, or exists already. Read it again and repeat the change.", id)}
+		"The If-Match or If-None-Match condition of the request does not hold for '%s': it was changed meanwhile, or exists already.", id), RecommendedAction: []string{"Read it again and repeat the change."}}
 }
 
 // Problems collects what is wrong with a document, so that its author learns everything at once. The zero value is

@@ -11,6 +11,9 @@ import (
 	"strings"
 )
 
+// wholeBody is the target of an error that concerns no property in particular.
+const wholeBody = "body"
+
 // Decode reads a request's body. Malformed JSON is a 400 InvalidRequestContent that says where; an *Error that a type
 // returns from its own decoding comes through as it is.
 func Decode(body []byte, v any) error {
@@ -19,7 +22,7 @@ func Decode(body []byte, v any) error {
 		return content(body, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return BadRequest("InvalidRequestContent", "The request content was invalid: there is more after the end of the JSON document, at %s.", place(body, d.InputOffset()))
+		return malformed("there is more after the end of the JSON document, at %s.", place(body, d.InputOffset()))
 	}
 	return nil
 }
@@ -33,23 +36,30 @@ func content(body []byte, err error) error {
 	var typ *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return BadRequest("InvalidRequestContent", "The request content was invalid and could not be deserialized: %s at %s.", syntax.Error(), place(body, syntax.Offset))
+		return malformed("%s at %s.", syntax.Error(), place(body, syntax.Offset))
 	case errors.As(err, &typ):
-		return BadRequest("InvalidRequestContent", "The request content was invalid: %s must be %s, not %s (%s).",
-			field(typ.Field), expected(typ.Type), typ.Value, place(body, typ.Offset)).WithTarget(typ.Field)
+		return wrongType(typ, place(body, typ.Offset))
 	case errors.Is(err, io.EOF):
-		return BadRequest("InvalidRequestContent", "The request content was invalid: the request has no body, but a JSON object is expected.")
+		return malformed("the request has no body, but a JSON object is expected.")
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return BadRequest("InvalidRequestContent", "The request content was invalid and could not be deserialized: it ends within a JSON value, at %s.", place(body, int64(len(body))))
+		return malformed("it ends within a JSON value, at %s.", place(body, int64(len(body))))
 	}
-	return BadRequest("InvalidRequestContent", "The request content was invalid and could not be deserialized: %s.", err)
+	return malformed("%s.", err)
 }
 
-func field(name string) string {
-	if name == "" {
-		return "the document"
+func malformed(format string, args ...any) *Error {
+	return BadRequest("InvalidRequestContent", "The request content was invalid and could not be deserialized: "+format, args...).
+		WithTarget(wholeBody).WithAction("Send one well-formed JSON object.")
+}
+
+func wrongType(typ *json.UnmarshalTypeError, where string) *Error {
+	name, target := "'"+typ.Field+"'", typ.Field
+	if target == "" {
+		name, target = "the document", wholeBody
 	}
-	return "'" + name + "'"
+	want := expected(typ.Type)
+	return BadRequest("InvalidRequestContent", "The request content was invalid: %s must be %s, not %s (%s).", name, want, typ.Value, where).
+		WithTarget(target).WithAction("Make it " + want + ".")
 }
 
 // place turns an offset into a line and a column, counted from one.
@@ -163,8 +173,11 @@ func (u Union[T]) names() []string {
 // at puts the object's path before an error's target.
 func at(err error, target string) error {
 	var e *Error
-	if !errors.As(err, &e) {
+	switch {
+	case !errors.As(err, &e) || target == "":
 		return err
+	case e.Target == wholeBody:
+		return e.WithTarget(target)
 	}
 	return e.WithTarget(join(target, e.Target))
 }

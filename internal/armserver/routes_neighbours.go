@@ -329,10 +329,10 @@ func (h neighbours) mayLend(ctx context.Context, r *Request) func(account arm.ID
 		const action = "Microsoft.Storage/storageAccounts/listKeys/action"
 		ok, err := h.s.Allowed(ctx, r.Caller.ObjectID, action, account)
 		if err == nil && !ok {
-			err = &arm.Error{Status: 403, Code: "LinkedAuthorizationFailed", Message: "The client '" + r.Caller.ObjectID +
+			err = (&arm.Error{Status: 403, Code: "LinkedAuthorizationFailed", Target: string(account), Message: "The client '" + r.Caller.ObjectID +
 				"' has permission to perform action '" + r.route.Permission + "' on scope '" + string(r.ID) +
 				"'; however, it does not have permission to perform action '" + action + "' on the linked scope '" + string(account) +
-				"', which the extension would have access to."}
+				"', which the extension would have access to."}).WithAction("Ask for the role Contributor on the storage account.")
 		}
 		return err
 	}

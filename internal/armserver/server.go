@@ -1,6 +1,7 @@
 package armserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -205,11 +206,13 @@ func (s *Server) handle(r *Request, w http.ResponseWriter) (*Response, error) {
 func (s *Server) authenticate(ctx context.Context, r *Request) error {
 	kind, token, _ := strings.Cut(r.HTTP.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(kind, "Bearer") || token == "" {
-		return arm.Unauthorized("Authentication failed. The 'Authorization' header is missing or has no bearer token. Log in and repeat the request.")
+		return arm.Unauthorized("Authentication failed. The 'Authorization' header is missing or has no bearer token.").
+			WithAction("Log in and repeat the request.")
 	}
 	caller, err := s.service.Verify(ctx, strings.TrimSpace(token), s.audiences...)
 	if errors.Is(err, auth.ErrToken) {
-		return &arm.Error{Status: 401, Code: "InvalidAuthenticationToken", Message: fmt.Sprintf("The access token is invalid: %s. Log in again.", err)}
+		return (&arm.Error{Status: 401, Code: "InvalidAuthenticationToken", Target: "Authorization", Message: fmt.Sprintf("The access token is invalid: %s.", err)}).
+			WithAction("Log in again.")
 	}
 	r.Caller, r.By = caller, service.By(caller)
 	return err
@@ -219,7 +222,8 @@ func (s *Server) authenticate(ctx context.Context, r *Request) error {
 func (s *Server) route(r *Request) error {
 	path, ok := split(r.HTTP.URL.EscapedPath())
 	if !ok {
-		return arm.BadRequest("InvalidRequestUri", "The request's path '%s' is not well-formed.", r.HTTP.URL.Path)
+		return arm.BadRequest("InvalidRequestUri", "The request's path '%s' is not well-formed.", r.HTTP.URL.Path).
+			WithAction("Check that no name in it has a slash.")
 	}
 	method := r.HTTP.Method
 	if method == http.MethodHead {
@@ -241,11 +245,13 @@ func (s *Server) route(r *Request) error {
 	}
 	if len(others) > 0 {
 		slices.Sort(others)
-		return &arm.Error{Status: 405, Code: "MethodNotAllowed", Message: fmt.Sprintf(
-			"The resource '%s' does not support the method %s. Use one of: %s.", r.HTTP.URL.Path, r.HTTP.Method, strings.Join(slices.Compact(others), ", "))}
+		return (&arm.Error{Status: 405, Code: "MethodNotAllowed", Message: fmt.Sprintf(
+			"The resource '%s' does not support the method %s.", r.HTTP.URL.Path, r.HTTP.Method)}).
+			WithAction(fmt.Sprintf("Use one of: %s.", strings.Join(slices.Compact(others), ", ")))
 	}
-	return &arm.Error{Status: 404, Code: "InvalidResourceType", Message: fmt.Sprintf(
-		"There is nothing of this service at '%s'. Check the resource type's spelling and that the path has a name for each type.", r.HTTP.URL.Path)}
+	return (&arm.Error{Status: 404, Code: "InvalidResourceType", Message: fmt.Sprintf(
+		"There is nothing of this service at '%s'.", r.HTTP.URL.Path)}).
+		WithAction("Check the resource type's spelling and that the path has a name for each type.")
 }
 
 var apiVersion = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z0-9.-]+)?$`)
@@ -253,7 +259,7 @@ var apiVersion = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-[A-Za-z0-9.-]+)?$`)
 func (s *Server) version(r *Request) error {
 	query, err := url.ParseQuery(r.HTTP.URL.RawQuery)
 	if err != nil {
-		return arm.BadRequest("InvalidRequestUri", "The request's query is not well-formed: %s.", err)
+		return arm.BadRequest("InvalidRequestUri", "The request's query is not well-formed: %s.", err).WithTarget("query").WithAction("Encode what is special in it.")
 	}
 	r.Query = url.Values{}
 	for key, values := range query {
@@ -267,9 +273,11 @@ func (s *Server) version(r *Request) error {
 	case r.route.Unversioned:
 		return nil
 	case r.APIVersion == "":
-		return arm.BadRequest("MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.")
+		return arm.BadRequest("MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.").
+			WithTarget("api-version").WithAction("Add it, such as ?api-version=2024-04-01.")
 	case !apiVersion.MatchString(r.APIVersion):
-		return arm.BadRequest("InvalidApiVersionParameter", "The api-version '%s' is invalid. It must be a date, such as 2024-04-01, or one with a suffix, such as 2024-04-01-preview.", r.APIVersion)
+		return arm.BadRequest("InvalidApiVersionParameter", "The api-version '%s' is invalid.", r.APIVersion).
+			WithTarget("api-version").WithAction("Use a date, such as 2024-04-01, or one with a suffix, such as 2024-04-01-preview.")
 	}
 	return nil
 }
@@ -292,10 +300,11 @@ func (s *Server) body(r *Request, w http.ResponseWriter) error {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.HTTP.Body, limit))
 	if big := (*http.MaxBytesError)(nil); errors.As(err, &big) {
-		return &arm.Error{Status: 413, Code: "RequestContentTooLarge", Message: fmt.Sprintf("The request's body is larger than the %d bytes that are accepted.", limit)}
+		return (&arm.Error{Status: 413, Code: "RequestContentTooLarge", Target: "body", Message: fmt.Sprintf("The request's body is larger than the %d bytes that are accepted.", limit)}).
+			WithAction("Send less at once.")
 	}
 	if err != nil {
-		return arm.BadRequest("InvalidRequestContent", "The request's body could not be read: %s.", err)
+		return arm.BadRequest("InvalidRequestContent", "The request's body could not be read: %s.", err).WithTarget("body").WithAction("Send the request again.")
 	}
 	r.Body = body
 	return nil
@@ -310,22 +319,34 @@ func (s *Server) explain(r *Request, err error) *arm.Error {
 	case errors.Is(err, store.ErrNotFound):
 		return arm.NotFound(r.ID)
 	case errors.Is(err, store.ErrConflict):
-		return arm.Conflict("Conflict", "The resource '%s' was changed by another request at the same time. Read it and repeat the request.", r.ID)
+		return arm.Conflict("Conflict", "The resource '%s' was changed by another request at the same time.", r.ID).WithAction("Read it and repeat the request.")
 	case r.HTTP.Context().Err() != nil:
-		return &arm.Error{Status: 503, Code: "ServerTimeout", Message: "The request was cancelled before it was done. Repeat it."}
+		return (&arm.Error{Status: 503, Code: "ServerTimeout", Message: "The request was cancelled before it was done."}).WithAction("Repeat it.")
 	}
 	s.service.Log.Error("request failed", "error", err.Error(), "path", r.HTTP.URL.Path, "correlation", r.CorrelationID)
 	return errInternal(r)
 }
 
 func errInternal(r *Request) *arm.Error {
-	return &arm.Error{Status: 500, Code: "InternalServerError", Message: fmt.Sprintf(
-		"The service encountered an error of its own. Repeat the request; if it fails again, look for correlation %s in the service's log.", r.CorrelationID)}
+	return (&arm.Error{Status: 500, Code: "InternalServerError", Message: "The service encountered an error of its own."}).
+		WithAction(fmt.Sprintf("Repeat the request; if it fails again, look for correlation %s in the service's log.", r.CorrelationID))
+}
+
+// complete gives an error what is the same for all that lack it: it concerns the resource that the path names, and what is not there
+// may be there by another name.
+func complete(r *Request, e *arm.Error) *arm.Error {
+	if e.Target == "" {
+		e = e.WithTarget(cmp.Or(string(r.ID), r.HTTP.URL.Path))
+	}
+	if e.Status == http.StatusNotFound && len(e.RecommendedAction) == 0 {
+		e = e.WithAction("Check the names in the path, or list what there is.")
+	}
+	return e
 }
 
 // failure is the answer that tells an error.
 func (s *Server) failure(r *Request, e *arm.Error) *Response {
-	provider := ""
+	e, provider := complete(r, e), ""
 	if r.route != nil {
 		provider = r.route.provider()
 	}

@@ -125,8 +125,8 @@ func TestWhatEveryRequestNeeds(t *testing.T) {
 			if c.code != "" && a.At("error", "code") != c.code {
 				t.Errorf("%v, want %s", a.JSON, c.code)
 			}
-			if c.code != "" && a.At("error", "message") == "" {
-				t.Error("no message")
+			if message, _ := a.At("error", "message").(string); c.code != "" && (a.At("error", "target") == nil || !strings.Contains(message, ". ")) {
+				t.Errorf("%v has no target, or does not say what to do", a.JSON)
 			}
 			if challenge := a.Header.Get("WWW-Authenticate"); (c.status == 401) != strings.HasPrefix(challenge, "Bearer ") {
 				t.Errorf("WWW-Authenticate: %q", challenge)

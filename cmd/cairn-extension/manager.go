@@ -125,5 +125,5 @@ func addReconcilers(mgr ctrl.Manager, cluster *rest.Config, log *slog.Logger) er
 			return fmt.Errorf("set up %T: %w", reconciler, err)
 		}
 	}
-	return mgr.Add(&controller.RestoreSweeper{Reader: reader, Cluster: restores.Cluster, Log: log, Every: 10 * time.Minute})
+	return mgr.Add(&controller.RestoreSweeper{Reader: reader, Cluster: restores.Cluster, Log: log, Now: time.Now, Every: time.Minute})
 }

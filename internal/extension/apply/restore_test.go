@@ -553,7 +553,7 @@ func TestSnapshotObjectsOfLateClaimsAreSwept(t *testing.T) {
 		t.Errorf("volume mode %q", mode)
 	}
 	sweep := func(running bool) int {
-		n, err := apply.Sweep(t.Context(), w.cluster, func(context.Context) (map[types.UID]bool, error) { return map[types.UID]bool{uid: running}, nil })
+		n, err := apply.Sweep(t.Context(), w.cluster, time.Now(), func(context.Context) (map[types.UID]bool, error) { return map[types.UID]bool{uid: running}, nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -574,6 +574,48 @@ func TestSnapshotObjectsOfLateClaimsAreSwept(t *testing.T) {
 	}
 	w.removeNamespace(t, ns)
 	w.remove(t, schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"}, "", "late")
+}
+
+// The snapshot controller deletes a VolumeSnapshot and may forget to tell the snapshotter, which then holds the content for ever. The test runs alone, since it sweeps everything.
+func TestTheSweeperTellsTheSnapshotterWhatTheControllerForgot(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, strings.NewReplacer("RESTORE", apply.RestoreLabel, "CLAIM", v1alpha1.Group+"/claim").Replace(`{apiVersion: v1, kind: Namespace, metadata: {name: forgotten}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data, namespace: forgotten}, spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {requests: {storage: 1Gi}},
+dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: of-the-next-restore}}}
+---
+{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: forgotten-1-without-claim, labels: {RESTORE: u}},
+spec: {deletionPolicy: Retain, driver: d, source: {snapshotHandle: h}, volumeSnapshotRef: {kind: VolumeSnapshot, namespace: forgotten, name: x}}}
+---
+{apiVersion: snapshot.storage.k8s.io/v1, kind: VolumeSnapshotContent, metadata: {name: forgotten-2, labels: {RESTORE: u}, annotations: {CLAIM: data}, finalizers: [example.com/snapshotter]},
+spec: {deletionPolicy: Delete, driver: d, source: {snapshotHandle: h}, volumeSnapshotRef: {kind: VolumeSnapshot, namespace: forgotten, name: forgotten-2}}}`))
+	t.Cleanup(func() {
+		for _, name := range []string{"forgotten-1-without-claim", "forgotten-2"} {
+			patch := []byte(`{"metadata": {"finalizers": null}}`)
+			if _, err := w.cluster.Dynamic.Resource(contentResource).Patch(context.Background(), name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				t.Error(err)
+			}
+			if err := w.cluster.Dynamic.Resource(contentResource).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				t.Error(err)
+			}
+		}
+	})
+	var before string
+	for range 2 {
+		n, err := apply.Sweep(t.Context(), w.cluster, time.Now(), func(context.Context) (map[types.UID]bool, error) { return nil, nil })
+		if n != 1 || err == nil {
+			t.Errorf("swept %d, error %v; want that the strange one is an error and does not keep the other one from being swept", n, err)
+		}
+		content := w.get(t, contentResource, "", "forgotten-2")
+		if policy, _, _ := unstructured.NestedString(content.Object, "spec", "deletionPolicy"); policy != "Retain" || content.GetDeletionTimestamp() == nil {
+			t.Errorf("policy %q, deleted %v", policy, content.GetDeletionTimestamp())
+		}
+		notes := content.GetAnnotations()
+		if notes["snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"] == "" || notes[v1alpha1.Group+"/reminded"] == before {
+			t.Errorf("the snapshotter was not told anew: %v", notes)
+		}
+		before = notes[v1alpha1.Group+"/reminded"]
+	}
 }
 
 func TestDamagedRecoveryPointCreatesNothing(t *testing.T) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +25,13 @@ const RestoreLabel = v1alpha1.Group + "/restore"
 
 // claimAnnotation names, on a snapshot object, the claim that is filled from it.
 const claimAnnotation = v1alpha1.Group + "/claim"
+
+// What makes the snapshotter let go of a content. The first is set by the snapshot controller, which may lose it: it notes it in its own memory before it writes it, and
+// finds no content for a VolumeSnapshot that was deleted before its status was written. The second is when it was last reminded: any change makes it look again.
+const (
+	beingDeletedAnnotation = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
+	remindedAnnotation     = v1alpha1.Group + "/reminded"
+)
 
 // CodeSnapshotNotImported marks claims for whose data no snapshot object could be made.
 const CodeSnapshotNotImported = "SnapshotNotImported"
@@ -126,25 +136,36 @@ func (r *Restore) ensure(ctx context.Context, resource schema.GroupVersionResour
 
 // removeSnapshot removes the objects of a claim's snapshot; storage keeps the snapshot.
 func (r *Restore) removeSnapshot(ctx context.Context, namespace, name string) error {
-	return removeSnapshot(ctx, r.Cluster, namespace, name)
+	return removeSnapshot(ctx, r.Cluster, r.Now(), namespace, name)
 }
 
-func removeSnapshot(ctx context.Context, cluster Cluster, namespace, name string) error {
+// removeSnapshot may be called again and again until the objects are gone. The content is the last to be deleted, since by it the sweeper finds both.
+func removeSnapshot(ctx context.Context, cluster Cluster, now time.Time, namespace, name string) error {
 	err := cluster.Dynamic.Resource(snapshots).Namespace(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete volumesnapshot %s/%s: %w", namespace, name, err)
 	}
-	err = cluster.Dynamic.Resource(contents).Delete(ctx, name, metav1.DeleteOptions{})
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"annotations": map[string]string{beingDeletedAnnotation: "yes", remindedAnnotation: now.UTC().Format(time.RFC3339Nano)}},
+		"spec":     map[string]any{"deletionPolicy": "Retain"},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = cluster.Dynamic.Resource(contents).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err == nil {
+		err = cluster.Dynamic.Resource(contents).Delete(ctx, name, metav1.DeleteOptions{})
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete volumesnapshotcontent %s: %w", name, err)
 	}
 	return nil
 }
 
-// Sweep removes the snapshot objects of restores that have ended, as soon as their claims are bound or gone; storage keeps the
-// snapshots. A restore ends with such objects left if a claim waits for its first pod. running says which restores have not
-// ended; it is asked after the objects were listed, so that no new restore is overlooked.
-func Sweep(ctx context.Context, cluster Cluster, running func(context.Context) (map[types.UID]bool, error)) (removed int, err error) {
+// Sweep removes the snapshot objects of restores that have ended, as soon as no claim waits for them; storage keeps the
+// snapshots. A restore ends with such objects left if a claim waits for its first pod, or if they could not be removed. running says which restores have not
+// ended; it is asked after the objects were listed, so that no new restore is overlooked. What cannot be swept does not keep the rest from it.
+func Sweep(ctx context.Context, cluster Cluster, now time.Time, running func(context.Context) (map[types.UID]bool, error)) (removed int, err error) {
 	list, err := cluster.Dynamic.Resource(contents).List(ctx, metav1.ListOptions{LabelSelector: RestoreLabel})
 	if apierrors.IsNotFound(err) {
 		return 0, nil // a cluster without snapshots
@@ -156,30 +177,35 @@ func Sweep(ctx context.Context, cluster Cluster, running func(context.Context) (
 	if err != nil {
 		return 0, err
 	}
+	var failed error
 	for _, content := range list.Items {
 		if busy[types.UID(content.GetLabels()[RestoreLabel])] {
 			continue
 		}
-		namespace, _, err := unstructured.NestedString(content.Object, "spec", "volumeSnapshotRef", "namespace")
-		if err != nil {
-			return removed, fmt.Errorf("volumesnapshotcontent %s: %w", content.GetName(), err)
+		swept, err := sweep(ctx, cluster, now, &content)
+		if failed = errors.Join(failed, err); swept {
+			removed++
 		}
-		needed, err := claimPending(ctx, cluster, namespace, content.GetAnnotations()[claimAnnotation])
-		if err != nil {
-			return removed, err
-		}
-		if needed {
-			continue
-		}
-		if err := removeSnapshot(ctx, cluster, namespace, content.GetName()); err != nil {
-			return removed, err
-		}
-		removed++
 	}
-	return removed, nil
+	return removed, failed
 }
 
-func claimPending(ctx context.Context, cluster Cluster, namespace, name string) (bool, error) {
+// sweep removes one snapshot's objects unless a claim waits for them.
+func sweep(ctx context.Context, cluster Cluster, now time.Time, content *unstructured.Unstructured) (bool, error) {
+	namespace, _, err := unstructured.NestedString(content.Object, "spec", "volumeSnapshotRef", "namespace")
+	if err != nil {
+		return false, fmt.Errorf("volumesnapshotcontent %s: %w", content.GetName(), err)
+	}
+	waits, err := claimWaits(ctx, cluster, namespace, content.GetAnnotations()[claimAnnotation], content.GetName())
+	if waits || err != nil {
+		return false, err
+	}
+	err = removeSnapshot(ctx, cluster, now, namespace, content.GetName())
+	return err == nil, err
+}
+
+// claimWaits reports whether a claim has yet to be filled from a snapshot. One of the same name that was made since may have another source.
+func claimWaits(ctx context.Context, cluster Cluster, namespace, name, snapshot string) (bool, error) {
 	claim, err := cluster.Dynamic.Resource(claims).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil
@@ -187,7 +213,12 @@ func claimPending(ctx context.Context, cluster Cluster, namespace, name string) 
 	if err != nil {
 		return false, fmt.Errorf("get persistentvolumeclaim %s/%s: %w", namespace, name, err)
 	}
-	return phaseOf(claim) != "Bound", nil
+	source, _, err := unstructured.NestedString(claim.Object, "spec", "dataSource", "name")
+	if err != nil {
+		return false, fmt.Errorf("persistentvolumeclaim %s/%s: %w", namespace, name, err)
+	}
+	phase := phaseOf(claim)
+	return phase != "Bound" && phase != "Lost" && source == snapshot, nil
 }
 
 func phaseOf(o *unstructured.Unstructured) string {

@@ -18,6 +18,7 @@ type RestoreSweeper struct {
 	Reader  client.Reader
 	Cluster apply.Cluster
 	Log     *slog.Logger
+	Now     func() time.Time
 	// Every is the pause between two sweeps.
 	Every time.Duration
 }
@@ -43,7 +44,7 @@ func (s *RestoreSweeper) Start(ctx context.Context) error {
 
 // Sweep sweeps once, and says how many snapshots' objects were removed.
 func (s *RestoreSweeper) Sweep(ctx context.Context) (int, error) {
-	return apply.Sweep(ctx, s.Cluster, s.running)
+	return apply.Sweep(ctx, s.Cluster, s.Now(), s.running)
 }
 
 // running lists the restores that have not ended.

@@ -24,6 +24,52 @@ type storedInstance struct {
 	InstanceResource
 	// GUID names the instance in storage; one made later under the same name has another.
 	GUID string `json:"guid"`
+	// Change is nil unless one is under way.
+	Change *instanceChange `json:"change,omitempty"`
+}
+
+// instanceChange is what a working instance is to become, if the cluster agrees.
+type instanceChange struct {
+	Properties backup.Instance   `json:"properties"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	// State is that of the protection, which a change leaves as it is.
+	State string `json:"state"`
+}
+
+// become takes down what the instance is to become: at once unless it works, since nothing is lost then.
+func (i *storedInstance) become(properties backup.Instance, tags map[string]string) {
+	state := backup.UpdatingProtection
+	switch before := i.Properties.CurrentProtectionState; before {
+	case "", backup.ProtectionError:
+		i.Properties, i.Tags, state = properties, tags, backup.ConfiguringProtection
+	default:
+		i.Change = &instanceChange{Properties: properties, Tags: tags, State: before}
+	}
+	i.Properties.ProvisioningState = backup.Provisioning
+	i.Properties.SetState(state, nil)
+}
+
+// settle takes over what the cluster has said: a change that it refused leaves the instance as it was.
+func (i *storedInstance) settle(failure *arm.Error) {
+	state := backup.ProtectionConfigured
+	if c := i.Change; c != nil {
+		if failure == nil {
+			i.Properties, i.Tags = c.Properties, c.Tags
+		}
+		i.Change, state, failure = nil, c.State, nil
+	}
+	i.Properties.ProvisioningState = backup.Succeeded
+	i.Properties.SetState(state, nil)
+	if failure != nil {
+		why := failure.UserFacing(newID())
+		i.Properties.ProvisioningState = backup.Failed
+		i.Properties.SetState(backup.ProtectionError, &why)
+	}
+}
+
+// uses says whether the instance has a policy, or is to have it.
+func (i *storedInstance) uses(policy arm.ID) bool {
+	return i.Properties.PolicyID().Equal(policy) || i.Change != nil && i.Change.Properties.PolicyID().Equal(policy)
 }
 
 // prefix is the instance's folder in a blob container.
@@ -32,7 +78,7 @@ func (i *storedInstance) prefix() string { return "cairn/v1/" + i.GUID + "/" }
 var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.()-]{0,259}$`)
 
 // PutInstance makes or changes a backup instance. Unless it is as it was already (changed is then false), the cluster is
-// asked whether a backup could be made; the operation ends with the answer.
+// asked whether a backup could be made; the operation ends with the answer, and only then does a change take effect.
 func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Instance]) (instance InstanceResource, op store.Operation, changed bool, err error) {
 	if !instanceName.MatchString(id.Name()) {
 		return instance, op, false, arm.Invalid("name", "'%s' is not a backup instance's name.", id.Name()).
@@ -69,14 +115,8 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 			return err
 		}
 		changed = true
-		state := backup.UpdatingProtection
-		if isNew || old.Properties.CurrentProtectionState == backup.ProtectionError {
-			state = backup.ConfiguringProtection
-		}
-		next.Tags, next.SystemData = in.Tags, old.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
-		next.Properties = *in.Properties
-		next.Properties.ProvisioningState = backup.Provisioning
-		next.Properties.SetState(state, nil)
+		next.SystemData = old.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+		next.become(*in.Properties, in.Tags)
 		instance = next.InstanceResource
 		if op, err = beginOperation(tx, operationConfigure, row.ID); err != nil {
 			return err
@@ -84,7 +124,7 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		if err := s.trust(tx, by, next.Properties.ClusterID(), &vault); err != nil {
 			return err
 		}
-		if err := askValidateBackup(tx, &op, &next, extension); err != nil {
+		if err := askValidateBackup(tx, &op, &next, in.Properties.Scope(), extension); err != nil {
 			return err
 		}
 		return tx.Save(&row, next)
@@ -143,7 +183,7 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 		return nil, err
 	}
 	for _, o := range others {
-		if !o.ID.Equal(id) && o.Properties.ClusterID().Equal(next.ClusterID()) && o.Properties.PolicyID().Equal(next.PolicyID()) {
+		if !o.ID.Equal(id) && o.Properties.ClusterID().Equal(next.ClusterID()) && o.uses(next.PolicyID()) {
 			return nil, arm.BadRequest("UserErrorDppDatasourceAlreadyHasBackupInstance",
 				"Datasource is already associated with the backup instance %s in the Backup vault %s with the protection status as %s.", o.Name, vault.ID, o.Properties.CurrentProtectionState).
 				WithTarget(prefix + ".dataSourceInfo.resourceID").
@@ -174,9 +214,8 @@ func locate(instance *backup.Instance, vault *backup.VaultResource) {
 	}
 }
 
-// askValidateBackup asks the cluster whether a backup of the instance could be made.
-func askValidateBackup(tx *store.Tx, op *store.Operation, instance *storedInstance, extension *link.Extension) error {
-	scope := instance.Properties.Scope()
+// askValidateBackup asks the cluster whether a backup of the instance could be made with a scope.
+func askValidateBackup(tx *store.Tx, op *store.Operation, instance *storedInstance, scope backup.KubernetesParameters, extension *link.Extension) error {
 	return ask(tx, store.Request{
 		Name: newID(), Kind: "ValidateForBackup", Cluster: instance.Properties.ClusterID().Key(), Vault: instance.ID.Parent().Key(),
 		Instance: instance.ID.Key(), Operation: op.ID,
@@ -235,7 +274,7 @@ func (s *Service) ValidateForBackup(ctx context.Context, by Ref, vaultID arm.ID,
 			return err
 		}
 		probe := storedInstance{InstanceResource: backup.NewResource(vault.ID.Child("backupInstances", "validation"), backup.InstanceType, *in.Instance), GUID: newID()}
-		return askValidateBackup(tx, &op, &probe, extension)
+		return askValidateBackup(tx, &op, &probe, in.Instance.Scope(), extension)
 	})
 	return op, vault, err
 }

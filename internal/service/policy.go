@@ -87,7 +87,7 @@ func (s *Service) DeletePolicy(ctx context.Context, id arm.ID) (found bool, err 
 			return err
 		}
 		for _, i := range instances {
-			if i.Properties.PolicyID().Equal(id) {
+			if i.uses(id) {
 				return arm.Conflict("UserErrorPolicyInUse", "The policy '%s' cannot be deleted: the backup instance '%s' uses it.", id.Name(), i.Name).
 					WithTarget(string(i.ID)).WithAction("Give the instance another policy, or delete it.")
 			}

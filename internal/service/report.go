@@ -385,7 +385,7 @@ func (s *Service) validationEnded(tx *store.Tx, r store.Request, failure *arm.Er
 	return endOperation(tx, op.ID, failure)
 }
 
-// configured moves an instance to ProtectionConfigured, or to ProtectionError.
+// configured tells an instance what an operation on it came to.
 func configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
 	instance, row, err := store.Load[storedInstance](tx, op.Resource)
 	if errors.Is(err, store.ErrNotFound) {
@@ -393,13 +393,7 @@ func configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
 	} else if err != nil {
 		return err
 	}
-	instance.Properties.ProvisioningState = backup.Succeeded
-	instance.Properties.SetState(backup.ProtectionConfigured, nil)
-	if failure != nil {
-		why := failure.UserFacing(newID())
-		instance.Properties.ProvisioningState = backup.Failed
-		instance.Properties.SetState(backup.ProtectionError, &why)
-	}
+	instance.settle(failure)
 	return tx.Save(&row, instance)
 }
 

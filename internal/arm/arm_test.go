@@ -3,9 +3,12 @@ package arm_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -281,5 +284,22 @@ func TestEmptyListIsNoNull(t *testing.T) {
 	text, err := json.Marshal(arm.NewList[string](nil))
 	if err != nil || string(text) != `{"value":[],"nextLink":null}` {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// sqliteError is an error with a result code, as those of SQLite's driver.
+type sqliteError int
+
+func (e sqliteError) Error() string { return "sqlite" }
+func (e sqliteError) Code() int     { return int(e) }
+
+func TestFullDisksAreKnown(t *testing.T) {
+	for err, want := range map[error]bool{
+		&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: true, syscall.EDQUOT: true, sqliteError(13): true,
+		&fs.PathError{Op: "write", Path: "x", Err: syscall.EIO}: false, sqliteError(5): false, errors.New("13"): false,
+	} {
+		if got := arm.IsFull(fmt.Errorf("commit: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }

@@ -1,9 +1,11 @@
 package arm
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Error is what a caller is told, and can act upon: it says what happened, to what, and what to do. Its JSON form is
@@ -186,6 +188,19 @@ func Conflict(code, format string, args ...any) *Error {
 func PreconditionFailed(id ID) *Error {
 	return &Error{Status: 412, Code: "PreconditionFailed", Target: string(id), Message: fmt.Sprintf(
 		"The If-Match or If-None-Match condition of the request does not hold for '%s': it was changed meanwhile, or exists already.", id), RecommendedAction: []string{"Read it again and repeat the change."}}
+}
+
+// IsFull says whether an error, of a file or of SQLite, means that the disk has no space left.
+func IsFull(err error) bool {
+	const sqliteFull = 13
+	var sqlite interface{ Code() int }
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.As(err, &sqlite) && sqlite.Code() == sqliteFull
+}
+
+// InsufficientStorage is the 507 for a full disk.
+func InsufficientStorage() *Error {
+	return &Error{Status: 507, Code: "InsufficientStorage", Message: "The disk of the service is full; nothing was changed.",
+		RecommendedAction: []string{"Free space in the service's data folder, then repeat the request."}}
 }
 
 // Problems collects what is wrong with a document, so that its author learns everything at once. The zero value is

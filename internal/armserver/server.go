@@ -324,6 +324,9 @@ func (s *Server) explain(r *Request, err error) *arm.Error {
 		return (&arm.Error{Status: 503, Code: "ServerTimeout", Message: "The request was cancelled before it was done."}).WithAction("Repeat it.")
 	}
 	s.service.Log.Error("request failed", "error", err.Error(), "path", r.HTTP.URL.Path, "correlation", r.CorrelationID)
+	if arm.IsFull(err) {
+		return arm.InsufficientStorage()
+	}
 	return errInternal(r)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,8 +150,10 @@ func (directory) Authenticate(_ context.Context, client, secret string) (auth.Ca
 	switch {
 	case client != "client":
 		return auth.Caller{}, auth.ErrUnknownClient
-	case secret != "secret":
+	case secret != "secret" && secret != "full":
 		return auth.Caller{}, auth.ErrWrongSecret
+	case secret == "full":
+		return auth.Caller{}, fmt.Errorf("write: %w", syscall.ENOSPC)
 	}
 	return auth.Caller{ObjectID: "object", ClientID: client}, nil
 }
@@ -193,6 +197,7 @@ func TestTokenEndpoint(t *testing.T) {
 		{"v1", "/" + tenant + "/oauth2/token", with("resource", "https://management.core.windows.net/"), 200, ""},
 		{"wrong secret", "/" + tenant + "/oauth2/v2.0/token", with("client_secret", "x"), 401, "invalid_client"},
 		{"unknown client", "/" + tenant + "/oauth2/v2.0/token", with("client_id", "x"), 400, "unauthorized_client"},
+		{"full disk", "/" + tenant + "/oauth2/v2.0/token", with("client_secret", "full"), 507, "temporarily_unavailable"},
 		{"unknown tenant", "/other/oauth2/v2.0/token", good, 400, "invalid_request"},
 		{"unknown resource", "/" + tenant + "/oauth2/v2.0/token", with("scope", "https://elsewhere/.default"), 400, "invalid_resource"},
 		{"password", "/" + tenant + "/oauth2/v2.0/token", with("grant_type", "password"), 400, "unsupported_grant_type"},

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/cairn-backup/cairn/internal/arm"
 )
 
 // Errors that a Directory returns.
@@ -131,7 +133,7 @@ func (e *Endpoints) token(w http.ResponseWriter, r *http.Request) {
 		return
 	case err != nil:
 		e.Log.ErrorContext(r.Context(), "token not issued", "client", client, "error", err)
-		e.refuse(w, 503, "temporarily_unavailable", 90033, "The service could not look the application up. Try again.")
+		e.unavailable(w, err)
 		return
 	}
 	token, err := e.Issuer.Mint(caller, requested(resource, audience))
@@ -142,6 +144,17 @@ func (e *Endpoints) token(w http.ResponseWriter, r *http.Request) {
 	}
 	e.Log.InfoContext(r.Context(), "token issued", "principal", caller.ObjectID, "name", caller.Name, "audience", audience)
 	e.issue(w, r, token, resource)
+}
+
+// unavailable refuses for a reason that is the service's own.
+func (e *Endpoints) unavailable(w http.ResponseWriter, err error) {
+	const kind, code = "temporarily_unavailable", 90033
+	if arm.IsFull(err) {
+		full := arm.InsufficientStorage()
+		e.refuse(w, full.Status, kind, code, "%s %s", full.Message, full.RecommendedAction[0])
+		return
+	}
+	e.refuse(w, 503, kind, code, "The service could not look the application up. Try again.")
 }
 
 // requested is the audience as the client spelled it, which some clients compare, except for accounts' addresses.

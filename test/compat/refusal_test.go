@@ -69,7 +69,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 }
 
 // whatToDo is a sentence of a plain error's message that says what to do; other errors have it apart.
-var whatToDo = regexp.MustCompile(`\. (Ask|Check|List|Log in|Make|Read|Send|Use)\b`)
+var whatToDo = regexp.MustCompile(`\. (Ask|Check|Free|List|Log in|Make|Read|Send|Use)\b`)
 
 // wantRefusal checks an error's envelope: status, code, target, and that it says what to do.
 func wantRefusal(t *testing.T, a daemontest.Answer, status int, code, target, says string) {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,14 +63,12 @@ func (s *Service) PutVault(ctx context.Context, by Ref, id arm.ID, in *backup.In
 
 // saveVault checks location and identity, sees to the vault's secret and stores it as Succeeded.
 func (s *Service) saveVault(tx *store.Tx, row *store.Resource, vault *backup.VaultResource, old backup.VaultResource) error {
-	if vault.Location == "" {
-		vault.Location = old.Location
-	}
+	vault.Location = Location(cmp.Or(vault.Location, old.Location))
 	switch {
 	case vault.Location == "":
 		return arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location").
 			WithAction("Set it to a region, such as eastus.")
-	case old.Location != "" && !strings.EqualFold(old.Location, vault.Location):
+	case old.Location != "" && Location(old.Location) != vault.Location:
 		return arm.Conflict("InvalidResourceLocation", "The vault '%s' is in '%s' and cannot be moved to '%s'.", vault.Name, old.Location, vault.Location).
 			WithTarget("location").WithAction("Keep the location, or make another vault.")
 	}

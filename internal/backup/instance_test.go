@@ -1,12 +1,15 @@
 package backup_test
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/backup"
 )
 
@@ -286,6 +289,40 @@ func TestVaultsAreCompletedAndChecked(t *testing.T) {
 	}
 	if err := v.CheckChange(locked); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOneWaySettingsStay tries to undo each setting that cannot be undone.
+func TestOneWaySettingsStay(t *testing.T) {
+	with := func(settings string) *backup.Vault {
+		t.Helper()
+		in, err := backup.DecodeInput[backup.Vault]([]byte(`{"storageSettings":[{"datastoreType":"VaultStore","type":"LocallyRedundant"}],` + settings + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Properties.Validate().Err(); err != nil {
+			t.Fatal(err)
+		}
+		return in.Properties
+	}
+	for target, c := range map[string]struct{ settings, final, other string }{
+		"properties.securitySettings.softDeleteSettings.state":              {`"securitySettings":{"softDeleteSettings":{"state":"%s"}}`, "AlwaysOn", "On"},
+		"properties.securitySettings.immutabilitySettings.state":            {`"securitySettings":{"immutabilitySettings":{"state":"%s"}}`, "Locked", "Unlocked"},
+		"properties.featureSettings.crossRegionRestoreSettings.state":       {`"featureSettings":{"crossRegionRestoreSettings":{"state":"%s"}}`, "Enabled", "Disabled"},
+		"properties.featureSettings.crossSubscriptionRestoreSettings.state": {`"featureSettings":{"crossSubscriptionRestoreSettings":{"state":"%s"}}`, "PermanentlyDisabled", "Disabled"},
+	} {
+		final, other := with(fmt.Sprintf(c.settings, c.final)), with(fmt.Sprintf(c.settings, c.other))
+		for _, next := range []*backup.Vault{other, with(`"featureSettings":{}`)} {
+			var e *arm.Error
+			if err := final.CheckChange(next); !errors.As(err, &e) || e.Target != target || len(e.RecommendedAction) == 0 {
+				t.Errorf("%s was undone: %v", target, err)
+			}
+		}
+		for _, allowed := range []error{final.CheckChange(final), other.CheckChange(final)} {
+			if allowed != nil {
+				t.Errorf("%s: %v", target, allowed)
+			}
+		}
 	}
 }
 

@@ -165,17 +165,19 @@ func state(p *arm.Problems, target string, s *State, allowed ...string) {
 
 // CheckChange says whether the vault may become next, or why not: some settings are one-way.
 func (v *Vault) CheckChange(next *Vault) error {
-	if v.softDelete() == "AlwaysOn" && next.softDelete() != "AlwaysOn" {
-		return arm.BadRequest("UserErrorDisableSoftDeleteNotAllowed", "Cannot disable soft delete once set to AlwaysOn.").
-			WithTarget("properties.securitySettings.softDeleteSettings.state").WithAction("Keep the state AlwaysOn.")
-	}
-	if v.immutability() == "Locked" && next.immutability() != "Locked" {
-		return arm.BadRequest("UserErrorUnsupportedVaultImmutabilityStateChange", "The vault's immutability is locked and cannot be disabled or unlocked.").
-			WithTarget("properties.securitySettings.immutabilitySettings.state").WithAction("Keep the state Locked.")
-	}
-	if v.crossRegion() == "Enabled" && next.crossRegion() != "Enabled" {
-		return arm.BadRequest("UserErrorCrossRegionRestoreStateChangeNotAllowed", "CrossRegionRestore state cannot be changed from Enabled to Disabled.").
-			WithTarget("properties.featureSettings.crossRegionRestoreSettings.state").WithAction("Keep the state Enabled.")
+	for _, s := range []struct{ old, next, final, code, target, message string }{
+		{v.softDelete(), next.softDelete(), "AlwaysOn", "UserErrorDisableSoftDeleteNotAllowed",
+			"properties.securitySettings.softDeleteSettings.state", "Cannot disable soft delete once set to AlwaysOn."},
+		{v.immutability(), next.immutability(), "Locked", "UserErrorUnsupportedVaultImmutabilityStateChange",
+			"properties.securitySettings.immutabilitySettings.state", "The vault's immutability is locked and cannot be disabled or unlocked."},
+		{v.crossRegion(), next.crossRegion(), "Enabled", "UserErrorCrossRegionRestoreStateChangeNotAllowed",
+			"properties.featureSettings.crossRegionRestoreSettings.state", "CrossRegionRestore state cannot be changed from Enabled to Disabled."},
+		{v.crossSubscription(), next.crossSubscription(), "PermanentlyDisabled", "UserErrorCrossSubscriptionRestoreStateChangeNotAllowed",
+			"properties.featureSettings.crossSubscriptionRestoreSettings.state", "CrossSubscriptionRestore is disabled for good and cannot be enabled again."},
+	} {
+		if s.old == s.final && s.next != s.final {
+			return arm.BadRequest(s.code, "%s", s.message).WithTarget(s.target).WithAction("Keep the state " + s.final + ".")
+		}
 	}
 	for _, old := range v.StorageSettings {
 		for i, s := range next.StorageSettings {
@@ -208,4 +210,11 @@ func (v *Vault) crossRegion() string {
 		return ""
 	}
 	return v.FeatureSettings.CrossRegionRestore.State
+}
+
+func (v *Vault) crossSubscription() string {
+	if v.FeatureSettings == nil || v.FeatureSettings.CrossSubscriptionRestore == nil {
+		return ""
+	}
+	return v.FeatureSettings.CrossSubscriptionRestore.State
 }

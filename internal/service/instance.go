@@ -84,6 +84,7 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		return instance, op, false, arm.Invalid("name", "'%s' is not a backup instance's name.", id.Name()).
 			WithAction("Use letters, digits, dashes, dots, underscores and parentheses.")
 	}
+	groupGiven := snapshotGroup(in.Properties) != ""
 	in.Properties.Complete()
 	if err := in.Properties.Validate("properties").Err(); err != nil {
 		return instance, op, false, err
@@ -98,6 +99,9 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		isNew := errors.Is(err, store.ErrNotFound)
 		if err != nil && !isNew {
 			return err
+		}
+		if !isNew && !groupGiven {
+			in.Properties.Policy.Parameters.DataStores = old.Properties.Policy.Parameters.DataStores
 		}
 		next := old
 		if isNew {
@@ -138,11 +142,25 @@ func checkInstanceChange(old *storedInstance, next *backup.Instance) error {
 		return arm.Invalid("properties.dataSourceInfo.resourceID", "The backup instance '%s' is of the cluster '%s'; the datasource cannot be changed.", old.Name, old.Properties.ClusterID()).
 			WithAction("Make a backup instance of another name for the other cluster.")
 	}
+	if group := snapshotGroup(&old.Properties); !group.Equal(snapshotGroup(next)) {
+		return arm.Invalid("properties"+snapshotGroupTarget, "The snapshots of the backup instance '%s' belong to the resource group '%s'; that cannot be changed.", old.Name, group.Name()).
+			WithAction("Keep that resource group, or make a backup instance of another name.")
+	}
 	switch state := old.Properties.CurrentProtectionState; state {
 	case backup.ConfiguringProtection, backup.UpdatingProtection, backup.SoftDeleting:
 		return notAllowed("Update", old, state)
 	}
 	return nil
+}
+
+const snapshotGroupTarget = ".policyInfo.policyParameters.dataStoreParametersList[0].resourceGroupId"
+
+// snapshotGroup is the resource group that an instance's snapshots belong to, or empty.
+func snapshotGroup(i *backup.Instance) arm.ID {
+	if i.Policy == nil || i.Policy.Parameters == nil || len(i.Policy.Parameters.DataStores) == 0 {
+		return ""
+	}
+	return arm.ID(i.Policy.Parameters.DataStores[0].ResourceGroupID)
 }
 
 // notAllowed is Azure's error for what an instance's state forbids.
@@ -202,7 +220,12 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 	if err := facts.check(vault, next.ClusterID()); err != nil {
 		return nil, err
 	}
-	return facts.extension, nil
+	if exists, err = tx.Exists(snapshotGroup(next)); err != nil || exists {
+		return facts.extension, err
+	}
+	group := snapshotGroup(next).Name()
+	return nil, arm.Invalid(prefix+snapshotGroupTarget, "The resource group '%s', which the snapshots are to belong to, does not exist.", group).
+		WithAction("Make it first: az group create --name " + group + " --location " + vault.Location + "; or leave it out for the cluster's resource group.")
 }
 
 // locate fills in the datasource's location: as with Azure, it is the vault's.

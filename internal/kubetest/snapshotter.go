@@ -9,13 +9,18 @@ import (
 
 	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 )
 
 // What the real controllers use.
@@ -23,6 +28,7 @@ const (
 	snapshotFinalizer = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection"
 	contentFinalizer  = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"
 	beingDeleted      = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
+	beingCreated      = "snapshot.storage.kubernetes.io/volumesnapshot-being-created"
 	pollEvery         = 20 * time.Millisecond
 )
 
@@ -51,7 +57,7 @@ func StartStorage(t testing.TB, c *Cluster) *Storage {
 	s := &Storage{client: c.Client, snapshots: map[string]string{}}
 	err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshot{}).Complete(reconciler(s.snapshot))
 	if err == nil {
-		err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshotContent{}).Complete(reconciler(s.content))
+		err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshotContent{}, builder.WithPredicates(othersDoing)).Complete(reconciler(s.content))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +73,19 @@ func StartStorage(t testing.TB, c *Cluster) *Storage {
 	})
 	return s
 }
+
+// othersDoing lets through what the real snapshotter looks at: not what it wrote itself. (That one does look at a snapshot that became ready, but may see its
+// note of the making still; here it always does.)
+var othersDoing = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, after := e.ObjectOld.DeepCopyObject(), e.ObjectNew.DeepCopyObject()
+	for _, object := range []runtime.Object{before, after} {
+		if content, ok := object.(*snapshotv1.VolumeSnapshotContent); ok {
+			delete(content.Annotations, beingCreated)
+			content.Status, content.ManagedFields, content.Finalizers, content.ResourceVersion = nil, nil, nil, ""
+		}
+	}
+	return !equality.Semantic.DeepEqual(before, after)
+}}
 
 type reconciler func(context.Context, client.ObjectKey) (ctrl.Result, error)
 
@@ -202,7 +221,8 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 		return ctrl.Result{}, err
 	}
 	unbound := content.Spec.Source.SnapshotHandle != nil && content.Spec.VolumeSnapshotRef.UID == ""
-	if content.DeletionTimestamp != nil {
+	_, making := content.Annotations[beingCreated]
+	if content.DeletionTimestamp != nil && !making {
 		if !unbound && content.Annotations[beingDeleted] == "" {
 			return ctrl.Result{}, nil
 		}
@@ -212,13 +232,20 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 		controllerutil.RemoveFinalizer(&content, contentFinalizer)
 		return ctrl.Result{}, s.client.Update(ctx, &content)
 	}
-	if content.Spec.Source.VolumeHandle == nil || content.Status != nil && content.Status.SnapshotHandle != nil {
+	if content.Spec.Source.VolumeHandle == nil {
 		return ctrl.Result{}, nil
+	}
+	if content.Status != nil && content.Status.SnapshotHandle != nil {
+		return ctrl.Result{}, s.forgetMaking(ctx, &content)
 	}
 	handle, err := s.create(*content.Spec.Source.VolumeHandle)
 	switch {
 	case err == NotYet:
-		return ctrl.Result{RequeueAfter: pollEvery}, nil
+		if making {
+			return ctrl.Result{RequeueAfter: pollEvery}, nil
+		}
+		metav1.SetMetaDataAnnotation(&content.ObjectMeta, beingCreated, "yes")
+		return ctrl.Result{RequeueAfter: pollEvery}, s.client.Update(ctx, &content)
 	case err != nil:
 		content.Status = &snapshotv1.VolumeSnapshotContentStatus{Error: &snapshotv1.VolumeSnapshotError{Message: new(err.Error())}}
 		return ctrl.Result{RequeueAfter: pollEvery}, s.client.Status().Update(ctx, &content)
@@ -229,7 +256,15 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 		s.delete(handle) // the real driver would answer the repeated request with the same snapshot
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, nil
+	return ctrl.Result{}, s.forgetMaking(ctx, &content)
+}
+
+func (s *Storage) forgetMaking(ctx context.Context, content *snapshotv1.VolumeSnapshotContent) error {
+	if _, making := content.Annotations[beingCreated]; !making {
+		return nil
+	}
+	delete(content.Annotations, beingCreated)
+	return s.client.Update(ctx, content)
 }
 
 var gigabyte = resource.MustParse("1Gi")

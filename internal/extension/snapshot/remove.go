@@ -28,12 +28,17 @@ import (
 const (
 	// annBeingDeleted tells the snapshotter that a content with a deletion timestamp is to be dealt with.
 	annBeingDeleted = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
+	// annBeingCreated is the snapshotter's own note that it has asked the driver for a snapshot and has no answer yet.
+	annBeingCreated = "snapshot.storage.kubernetes.io/volumesnapshot-being-created"
 	// contentFinalizer keeps a content until the snapshotter has dealt with it.
 	contentFinalizer = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"
 	// Where the snapshotter finds the credentials to delete a snapshot that it did not make, and where a class names them.
 	annSecretName, annSecretNamespace     = "snapshot.storage.kubernetes.io/deletion-secret-name", "snapshot.storage.kubernetes.io/deletion-secret-namespace"
 	paramSecretName, paramSecretNamespace = "csi.storage.k8s.io/snapshotter-secret-name", "csi.storage.k8s.io/snapshotter-secret-namespace"
 )
+
+// annReminded is when the snapshotter was last reminded of a content.
+const annReminded = inventory.OwnLabelPrefix + "reminded"
 
 // labelDelete marks the contents made to delete a recovery point's snapshots, with the recovery point's ID.
 const labelDelete = inventory.OwnLabelPrefix + "delete"
@@ -81,15 +86,18 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
 	defer cancel()
-	wanted, found := map[client.ObjectKey]bool{}, map[client.ObjectKey]bool{}
+	wanted := map[client.ObjectKey]bool{}
 	for _, r := range records {
 		wanted[ref(r)] = true
 	}
-	contents, err := t.contents(ctx, wanted, found)
+	early, err := t.contents(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}
-	if err := each(ctx, contents, func(name string) error { return t.patchContent(ctx, name, t.policyPatch(policy, false)) }); err != nil {
+	err = each(ctx, early, func(content snapshotv1.VolumeSnapshotContent) error {
+		return t.patchContent(ctx, content.Name, t.policyPatch(policy, false))
+	})
+	if err != nil {
 		return nil, err
 	}
 	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
@@ -99,43 +107,73 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 	if err != nil {
 		return nil, fmt.Errorf("delete VolumeSnapshots: %w", err)
 	}
-	err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted))
+	err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted), wanted)
 	if err != nil {
 		return nil, err
 	}
 	// Once more: a content may have been made while its VolumeSnapshot was being deleted.
-	if contents, err = t.contents(ctx, wanted, found); err != nil {
+	late, err := t.contents(ctx, wanted)
+	if err != nil {
 		return nil, err
 	}
-	err = each(ctx, contents, func(name string) error {
-		if err := t.patchContent(ctx, name, t.policyPatch(policy, true)); err != nil {
+	err = each(ctx, late, func(content snapshotv1.VolumeSnapshotContent) error {
+		if err := t.patchContent(ctx, content.Name, t.policyPatch(policy, true)); err != nil {
 			return err
 		}
-		return client.IgnoreNotFound(t.Client.Delete(ctx, &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+		return client.IgnoreNotFound(t.Client.Delete(ctx, &content))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("delete VolumeSnapshotContents: %w", err)
 	}
-	return found, t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), contents)
+	found := map[client.ObjectKey]bool{}
+	for _, content := range append(early, late...) {
+		found[owner(content)] = true
+	}
+	var names []string
+	for _, content := range late {
+		names = append(names, content.Name)
+	}
+	return found, t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), names, wanted)
 }
 
-// contents returns the names of the contents that belong to wanted VolumeSnapshots, and notes which of these have one.
-func (t *Taker) contents(ctx context.Context, wanted, found map[client.ObjectKey]bool) ([]string, error) {
-	var names []string
+// remind changes contents that are being deleted a little, so that the snapshotter looks at them again, and tells it once more what the snapshot controller may have
+// forgotten to tell. The snapshotter of external-snapshotter v8 overlooks a content whose deletion was asked for while its snapshot was being made: it sees the
+// deletion before its own note of the making is gone, and the removal of that note does not make it look once more. Without this it would come back after its
+// resync period, 15 minutes. While it makes a snapshot it is left alone: each look is another request to the driver. A reminder that fails is no harm, the next one comes.
+func (t *Taker) remind(ctx context.Context, wanted map[client.ObjectKey]bool) {
+	contents, err := t.contents(ctx, wanted)
+	if err != nil {
+		return
+	}
+	patch := mergePatch(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
+		annBeingDeleted: "yes", annReminded: t.Now().UTC().Format(time.RFC3339Nano)}}})
+	for _, content := range contents {
+		if _, making := content.Annotations[annBeingCreated]; content.DeletionTimestamp != nil && !making {
+			_ = t.patchContent(ctx, content.Name, patch)
+		}
+	}
+}
+
+// contents returns the contents that belong to wanted VolumeSnapshots.
+func (t *Taker) contents(ctx context.Context, wanted map[client.ObjectKey]bool) ([]snapshotv1.VolumeSnapshotContent, error) {
+	var found []snapshotv1.VolumeSnapshotContent
 	var list snapshotv1.VolumeSnapshotContentList
 	for next := true; next; next = list.Continue != "" {
 		if err := t.Client.List(ctx, &list, client.Limit(500), client.Continue(list.Continue)); err != nil {
 			return nil, fmt.Errorf("list VolumeSnapshotContents: %w", err)
 		}
 		for _, content := range list.Items {
-			key := client.ObjectKey{Namespace: content.Spec.VolumeSnapshotRef.Namespace, Name: content.Spec.VolumeSnapshotRef.Name}
-			if wanted[key] {
-				names = append(names, content.Name)
-				found[key] = true
+			if wanted[owner(content)] {
+				found = append(found, content)
 			}
 		}
 	}
-	return names, nil
+	return found, nil
+}
+
+// owner is the VolumeSnapshot that a content belongs to.
+func owner(content snapshotv1.VolumeSnapshotContent) client.ObjectKey {
+	return client.ObjectKey{Namespace: content.Spec.VolumeSnapshotRef.Namespace, Name: content.Spec.VolumeSnapshotRef.Name}
 }
 
 // policyPatch sets what becomes of the snapshot in storage, and our labels, by which the content can be watched.
@@ -184,11 +222,13 @@ func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 		return err
 	}
 	var names []string
+	wanted := map[client.ObjectKey]bool{}
 	for _, r := range records {
-		names = append(names, deleterName(r.Handle))
+		name := deleterName(r.Handle)
+		names, wanted[client.ObjectKey{Namespace: v1alpha1.Namespace, Name: name}] = append(names, name), true
 	}
 	return t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{},
-		client.MatchingLabels{labelDelete: t.RecoveryPointID}, names)
+		client.MatchingLabels{labelDelete: t.RecoveryPointID}, names, wanted)
 }
 
 func deleterName(handle string) string {
@@ -234,8 +274,12 @@ func secretAnnotations(parameters map[string]string) map[string]string {
 
 var errRemoval = errors.New("snapshot objects were not removed in time")
 
-// waitGone watches until none of the objects is left. Keys are names, with "namespace/" for namespaced objects.
-func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string) error {
+// The time between two reminders grows from the first to the second.
+const firstReminder, lastReminder = 3 * time.Second, 30 * time.Second
+
+// waitGone watches until none of the objects is left. Keys are names, with "namespace/" for namespaced objects. Meanwhile it reminds the snapshotter of
+// the contents of the wanted VolumeSnapshots.
+func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string, wanted map[client.ObjectKey]bool) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -259,9 +303,16 @@ func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object run
 			signal()
 		}
 	}()
+	pause := firstReminder
+	reminder := time.NewTimer(pause)
+	defer reminder.Stop()
 	for {
 		select {
 		case <-changed:
+		case <-reminder.C:
+			t.remind(ctx, wanted)
+			pause = min(2*pause, lastReminder)
+			reminder.Reset(pause)
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errRemoval) {
 				return &NotRemovedError{Objects: left(store, keys)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,7 +167,15 @@ func TestAbandonedSnapshotsAreDeleted(t *testing.T) {
 					t.Fatal(err)
 				}
 			case "asked for":
-				w.storage.OnTake(func(string) error { return kubetest.NotYet })
+				// The driver is done only after the deletion was asked for, which the snapshotter overlooks then.
+				w.storage.OnTake(func(string) error {
+					var list snapshotv1.VolumeSnapshotContentList
+					err := cluster.Client.List(t.Context(), &list)
+					if err != nil || slices.ContainsFunc(list.Items, func(c snapshotv1.VolumeSnapshotContent) bool { return c.DeletionTimestamp == nil }) {
+						return kubetest.NotYet
+					}
+					return nil
+				})
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error)
 				go func() { done <- w.taker.Take(ctx, w.targets, func(snapshot.Taken) {}) }()
@@ -179,7 +188,6 @@ func TestAbandonedSnapshotsAreDeleted(t *testing.T) {
 				})
 				cancel() // as when the extension is killed
 				<-done
-				w.storage.OnTake(nil)
 			case "snapshot objects gone":
 				w.take()
 				for _, r := range w.records(true) {

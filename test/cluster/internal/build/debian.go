@@ -33,7 +33,8 @@ func (c *Cache) Tools(ctx context.Context) error {
 		return nil
 	}
 	return c.Log.Step("installed "+strings.Join(missing, ", "), nil, func() error {
-		return apt(ctx, append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
+		_, err := apt(ctx, append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
+		return err
 	})
 }
 
@@ -52,7 +53,7 @@ func (c *Cache) unpack(ctx context.Context, root string, packages []string, file
 				return err
 			}
 			args := []string{"install", "-y", "--no-install-recommends", "--download-only", "--reinstall", "-o", "Dir::Cache::archives=" + archives, "-o", "APT::Sandbox::User=root"}
-			if err := apt(ctx, append(args, packages...)...); err != nil {
+			if _, err := apt(ctx, append(args, packages...)...); err != nil {
 				return err
 			}
 			if err := extract(ctx, archives, root); err != nil {
@@ -81,24 +82,25 @@ func extract(ctx context.Context, archives, root string) error {
 	return nil
 }
 
-// apt runs apt-get. When it fails the package lists may be missing or old, as on a new machine; it updates them and
-// tries once more.
-func apt(ctx context.Context, args ...string) error {
-	first := aptOnce(ctx, args...)
-	if first == nil {
-		return nil
+// apt runs apt-get and returns what it prints. When it fails the package lists may be missing or old, as on a new
+// machine; it updates them and tries once more.
+func apt(ctx context.Context, args ...string) ([]byte, error) {
+	out, err := aptOnce(ctx, args...)
+	if err == nil {
+		return out, nil
 	}
-	if err := aptOnce(ctx, "update"); err != nil {
-		return err
+	if _, err := aptOnce(ctx, "update"); err != nil {
+		return nil, err
 	}
 	return aptOnce(ctx, args...)
 }
 
-func aptOnce(ctx context.Context, args ...string) error {
+func aptOnce(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=300"}, args...)...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, out)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
-	return nil
+	return out, nil
 }

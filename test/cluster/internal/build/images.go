@@ -4,7 +4,9 @@ import (
 	"context"
 	"debug/elf"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,9 +25,8 @@ const (
 	busyboxImage  = "registry.test/busybox:1"
 	postgresImage = "registry.test/postgres:1"
 
-	searchPath      = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	postgresVersion = "15"
-	postgresUser    = 999 // as in the official image
+	searchPath   = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	postgresUser = 999 // as in the official image
 )
 
 //go:embed start-postgres.sh
@@ -75,10 +76,13 @@ func (c *Cache) busybox(ctx context.Context) error {
 // userland is a layer with a shell, the usual small programs and fetch. Users are further lines of /etc/passwd.
 func (c *Cache) userland(ctx context.Context, users string) (*image.Layer, error) {
 	root := filepath.Join(c.Dir, "busybox")
-	if err := c.unpack(ctx, root, []string{"busybox-static"}, "bin/busybox"); err != nil {
+	if err := c.unpack(ctx, root, []string{"busybox-static"}); err != nil {
 		return nil, err
 	}
-	busybox := filepath.Join(root, "bin/busybox")
+	busybox := filepath.Join(root, "usr/bin/busybox")
+	if _, err := os.Stat(busybox); errors.Is(err, fs.ErrNotExist) {
+		busybox = filepath.Join(root, "bin/busybox") // as in Debian 12
+	}
 	applets, err := exec.CommandContext(ctx, busybox, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list busybox's programs: %w", err)
@@ -103,9 +107,13 @@ func (c *Cache) userland(ctx context.Context, users string) (*image.Layer, error
 
 // postgres packs the files of Debian's packages with the libraries they are linked with, and no more.
 func (c *Cache) postgres(ctx context.Context) error {
+	version, err := postgresVersion(ctx)
+	if err != nil {
+		return err
+	}
 	root := filepath.Join(c.Dir, "postgresql")
-	programs := "/usr/lib/postgresql/" + postgresVersion
-	packages := []string{"postgresql-" + postgresVersion, "postgresql-client-" + postgresVersion, "libpq5"}
+	programs := "/usr/lib/postgresql/" + version
+	packages := []string{"postgresql-" + version, "postgresql-client-" + version, "libpq5", "tzdata"}
 	if err := c.unpack(ctx, root, packages, programs+"/bin/postgres", programs+"/bin/psql"); err != nil {
 		return err
 	}
@@ -116,10 +124,11 @@ func (c *Cache) postgres(ctx context.Context) error {
 	l.Tree(programs, filepath.Join(root, programs), func(file string) bool {
 		return strings.HasSuffix(file, "/bitcode") || strings.Contains(file, "/llvmjit")
 	})
-	share := "/usr/share/postgresql/" + postgresVersion
+	share := "/usr/share/postgresql/" + version
 	l.Tree(share, filepath.Join(root, share), func(file string) bool { return strings.HasSuffix(file, "/man") })
-	l.Tree("/usr/share/zoneinfo/Etc", "/usr/share/zoneinfo/Etc", nil)
-	l.File("/usr/share/zoneinfo/UTC", "/usr/share/zoneinfo/UTC")
+	for _, zone := range []string{"/usr/share/zoneinfo/Etc", "/usr/share/zoneinfo/UTC"} {
+		l.Tree(zone, filepath.Join(root, zone), nil)
+	}
 	libraries, err := libraries(ctx, root, filepath.Join(root, programs))
 	if err != nil {
 		return err
@@ -143,6 +152,22 @@ func (c *Cache) postgres(ctx context.Context) error {
 	})
 }
 
+var postgresCandidate = regexp.MustCompile(`Inst postgresql (?:\[\S+\] )?\((\d+)\+`)
+
+// postgresVersion is the major version of PostgreSQL that this machine's Debian has. Its package postgresql, which only
+// depends on the one of that version, is numbered after it: 15+248.
+func postgresVersion(ctx context.Context) (string, error) {
+	out, err := apt(ctx, "install", "--simulate", "--no-install-recommends", "--reinstall", "postgresql")
+	if err != nil {
+		return "", err
+	}
+	m := postgresCandidate.FindSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("Debian's package postgresql does not tell the version of PostgreSQL:\n%s", out)
+	}
+	return string(m[1]), nil
+}
+
 var libraryPath = regexp.MustCompile(`(/\S+\.so\S*) \(0x`)
 
 // libraries are the shared libraries that the programs and libraries below folder are linked with, the loader included.
@@ -152,9 +177,13 @@ func libraries(ctx context.Context, root, folder string) ([]string, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "ldd", objects...)
-	places, err := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
-	if err != nil {
-		return nil, err
+	var places []string
+	for _, pattern := range []string{"usr/lib/*-linux-gnu", "lib/*-linux-gnu"} { // Debian 12 still has packages with the latter
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, found...)
 	}
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(places, ":"))
 	out, err := cmd.Output()

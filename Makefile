@@ -41,7 +41,7 @@ check:
 	go vet ./...
 	cd test/cluster && go vet ./...
 
-## unit: all packages but the end-to-end tests; some start a real API server, PostgreSQL or Azurite
+## unit: all packages but the end-to-end tests; some start a real API server or Azurite
 unit:
 	go run ./test/setup
 	go test $$(go list ./... | grep -v /test/e2e)

@@ -9,15 +9,13 @@ import (
 	"path/filepath"
 )
 
-// packages are the Debian packages that tests use, each with a program that shows whether it is there.
+// packages are the Debian packages that tests use, each with a program that shows whether it is there. What the test cluster needs it
+// gets itself.
 var packages = []struct{ name, program string }{
-	{"age", "/usr/bin/age"},                                        // a stock reader of bundles
-	{"zstd", "/usr/bin/zstd"},                                      // the same
-	{"npm", "/usr/bin/npm"},                                        // installs Azurite
-	{"openssl", "/usr/bin/openssl"},                                // the guide uses it
-	{"postgresql-15", "/usr/lib/postgresql/15/bin/postgres"},       // a workload's image is made of it
-	{"xfsprogs", "/sbin/mkfs.xfs"}, {"iptables", "/sbin/iptables"}, // the test cluster
-	{"busybox-static", "/bin/busybox"}, {"iproute2", "/usr/bin/ip"}, // the same
+	{"age", "/usr/bin/age"},         // a stock reader of bundles
+	{"zstd", "/usr/bin/zstd"},       // the same
+	{"npm", "/usr/bin/npm"},         // installs Azurite
+	{"openssl", "/usr/bin/openssl"}, // the guide uses it
 }
 
 func main() {

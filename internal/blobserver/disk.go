@@ -10,6 +10,7 @@ import (
 	"hash/maphash"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,7 @@ import (
 type disk struct {
 	root string
 	lock *os.File
+	log  *slog.Logger
 	seed maphash.Seed
 	// stripes serialise changes of one container's names. Data is written and synced before a stripe is taken.
 	stripes [64]sync.Mutex
@@ -47,7 +49,7 @@ type containerProperties struct {
 // maxRoot leaves room for the longest blob name below the root in a path of 4096 bytes.
 const maxRoot = 700
 
-func openDisk(root string) (*disk, error) {
+func openDisk(root string, log *slog.Logger) (*disk, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func openDisk(root string) (*disk, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("blob folder %s is served by another process; stop that first: %w", root, err), lock.Close())
 	}
-	d := &disk{root: root, lock: lock, seed: maphash.MakeSeed()}
+	d := &disk{root: root, lock: lock, log: log, seed: maphash.MakeSeed()}
 	if err := d.emptyTemp(); err != nil {
 		return nil, errors.Join(fmt.Errorf("blob folder: %w", err), lock.Close())
 	}
@@ -297,7 +299,11 @@ func (d *disk) rename(p place, name, path string, s *staged, decide func(old *pr
 	if err := os.Rename(s.Name(), path); err != nil {
 		return err
 	}
-	return d.dropBlocks(p, name)
+	// The blob is visible: what stays of its blocks is swept later and does not make the upload fail.
+	if err := d.dropBlocks(p, name); err != nil {
+		d.log.Error("dropping a blob's uncommitted blocks failed", "account", p.account, "container", p.container, "blob", name, "error", err)
+	}
+	return nil
 }
 
 // dropBlocks deletes the uncommitted blocks of a blob. Blocks that come back after a crash are swept later.

@@ -74,7 +74,7 @@ func Open(config Config) (*Server, error) {
 	if config.Authorize == nil {
 		config.Authorize = func(context.Context, string, Access) error { return ErrInvalidToken }
 	}
-	d, err := openDisk(config.Root)
+	d, err := openDisk(config.Root, config.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -220,6 +221,36 @@ func TestManagement(t *testing.T) {
 	}
 	if _, err := blobserver.Open(blobtest.Config(root)); err == nil {
 		t.Error("a second server opened the folder")
+	}
+}
+
+// TestUploadSucceedsWhenBlocksCannotBeDropped puts a file in the place of the folder of uncommitted blocks: what has become visible is
+// not reported as failed.
+func TestUploadSucceedsWhenBlocksCannotBeDropped(t *testing.T) {
+	root := t.TempDir()
+	var log strings.Builder
+	config := blobtest.Config(root)
+	config.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+	server, err := blobserver.Open(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	e := blobtest.StartServer(t, func(http.Handler) http.Handler { return server })
+	c := e.NewContainer(t, "drop")
+	folder := filepath.Join(root, "accounts", e.Account, "drop", "blocks")
+	if err := errors.Join(os.Remove(folder), os.WriteFile(folder, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	b := c.NewBlockBlobClient("blob")
+	if _, err := b.Upload(t.Context(), streaming.NopCloser(strings.NewReader("x")), nil); err != nil {
+		t.Errorf("put: %s", blobtest.Answer(err))
+	}
+	if _, err := b.GetProperties(t.Context(), nil); err != nil {
+		t.Errorf("get: %s", blobtest.Answer(err))
+	}
+	if !strings.Contains(log.String(), "not a directory") {
+		t.Errorf("the log does not say why the blocks stayed: %s", &log)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,9 +79,17 @@ type storedExtension struct {
 	Since time.Time `json:"cairnSince"`
 	// Failure is why it is Failed.
 	Failure *arm.Error `json:"cairnFailure,omitempty"`
+	// Unwanted says that its removal has failed and is still wished for.
+	Unwanted bool `json:"cairnUnwanted,omitempty"`
 }
 
-// installTime is how long an installation may take before it counts as failed. A later success of it counts all the same.
+// leaving says that the cluster should not have the extension any more.
+func (e *storedExtension) leaving() bool {
+	return e.Properties.ProvisioningState == Deleting || e.Unwanted
+}
+
+// installTime is how long an installation or a removal may take before it counts as failed. A later success of it counts all the
+// same.
 const installTime = 20 * time.Minute
 
 // The settings that say where the backups go, as the chart names them.
@@ -199,7 +208,7 @@ func (s *Service) extensionToPut(tx *store.Tx, id arm.ID) (storedExtension, stor
 		return s.newExtension(tx, id)
 	}
 	if err == nil && e.Properties.ProvisioningState == Deleting {
-		err = arm.Conflict("ExtensionDeletionInProgress", "The extension '%s' is being deleted. Wait until it is gone, then create it again.", id.Name())
+		err = arm.Conflict("ExtensionDeletionInProgress", "The extension '%s' is being deleted. Wait until it is gone, then create it again; if its cluster never answers, forget it: az aks extension delete --force.", id.Name())
 	}
 	return e, r, err
 }
@@ -221,7 +230,7 @@ func (s *Service) applyExtension(tx *store.Tx, e *storedExtension, by Ref) (stri
 		state = Updating
 	}
 	e.Generation++
-	e.Since, e.Failure = tx.Now().UTC(), nil
+	e.Since, e.Failure, e.Unwanted = tx.Now().UTC(), nil, false
 	e.Properties.ProvisioningState, e.Properties.ErrorInfo, e.Properties.Statuses = state, nil, []ExtensionStatus{}
 	e.SystemData = e.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
 	return begun(tx, e.ID)
@@ -425,7 +434,7 @@ func (s *Service) ExtensionReported(tx *store.Tx, cluster arm.ID, state *link.Ex
 	if err != nil || e == nil {
 		return err
 	}
-	if e.Properties.ProvisioningState == Deleting {
+	if e.leaving() {
 		if state == nil {
 			return s.forgetExtension(tx, e.ID)
 		}
@@ -465,7 +474,7 @@ func (e *storedExtension) take(state link.ExtensionState, now time.Time) {
 	case link.ExtensionReady:
 		p.ProvisioningState, p.ErrorInfo, p.Statuses, e.Failure = Succeeded, nil, []ExtensionStatus{}, nil
 	case link.ExtensionFailed:
-		e.fail(state.Message)
+		e.fail("installed", state.Message)
 	case link.ExtensionInstalling:
 		if len(p.Statuses) == 1 && p.Statuses[0].Message == state.Message {
 			return
@@ -477,16 +486,17 @@ func (e *storedExtension) take(state link.ExtensionState, now time.Time) {
 	}
 }
 
-func (e *storedExtension) fail(message string) {
+// fail says what could not be done, and why.
+func (e *storedExtension) fail(done, message string) {
 	if message == "" {
 		message = "the connector gave no reason"
 	}
-	e.Failure = &arm.Error{Status: 400, Code: "ExtensionOperationFailed", Message: fmt.Sprintf("The extension '%s' could not be installed: %s", e.Name, message)}
+	e.Failure = &arm.Error{Status: 400, Code: "ExtensionOperationFailed", Message: fmt.Sprintf("The extension '%s' could not be %s: %s", e.Name, done, message)}
 	e.Properties.ProvisioningState = Failed
 	e.Properties.ErrorInfo = e.Failure.Wire("Microsoft.KubernetesConfiguration", "")
 }
 
-// ExpireExtensions fails installations that take too long, so that nobody waits for ever for a cluster that is gone.
+// ExpireExtensions fails installations and removals that take too long, so that nobody waits for ever for a cluster that is gone.
 func (s *Service) ExpireExtensions(ctx context.Context) error {
 	var late bool
 	if err := s.DB.View(ctx, func(tx *store.Tx) error {
@@ -517,7 +527,7 @@ func (s *Service) ExpireExtensions(ctx context.Context) error {
 	})
 }
 
-// lateExtensions are those that are being installed for too long.
+// lateExtensions are those that are being installed or removed for too long.
 func lateExtensions(tx *store.Tx) ([]store.Resource, error) {
 	found, err := tx.ByType(TypeExtension)
 	if err != nil {
@@ -529,7 +539,7 @@ func lateExtensions(tx *store.Tx) ([]store.Resource, error) {
 		if err := r.Decode(&e); err != nil {
 			return nil, err
 		}
-		waiting := e.Properties.ProvisioningState == Creating || e.Properties.ProvisioningState == Updating
+		waiting := slices.Contains([]string{Creating, Updating, Deleting}, e.Properties.ProvisioningState)
 		if waiting && tx.Now().Sub(e.Since) >= installTime {
 			late = append(late, r)
 		}
@@ -542,13 +552,17 @@ func (s *Service) expire(tx *store.Tx, e *storedExtension) error {
 	if err != nil {
 		return err
 	}
-	reason := fmt.Sprintf("it was not ready after %s.", installTime)
+	done, reason := "installed", fmt.Sprintf("it was not ready after %s.", installTime)
+	if e.leaving() {
+		e.Unwanted = true
+		done, reason = "removed", fmt.Sprintf("it was not gone after %s. It goes when the cluster has removed it; if that never will, forget it: az aks extension delete --force.", installTime)
+	}
 	if !s.connected(l) {
 		reason += " The cluster's connector does not call: see `kubectl logs -n dataprotection-microsoft deployment/cairn-connector`, or run `cairn cluster connect` again."
 	} else if len(e.Properties.Statuses) > 0 {
 		reason += " " + e.Properties.Statuses[0].Message
 	}
-	e.fail(reason)
+	e.fail(done, reason)
 	return endAsyncs(tx, e.ID, e.Failure)
 }
 
@@ -559,7 +573,7 @@ const sasLife = 24 * time.Hour
 // half of its life, so that the connector sees a change only when there is one.
 func (s *Service) DesiredExtension(tx *store.Tx, cluster arm.ID) (*link.Extension, error) {
 	e, _, err := extensionOf(tx, cluster)
-	if err != nil || e == nil || e.Properties.ProvisioningState == Deleting {
+	if err != nil || e == nil || e.leaving() {
 		return nil, err
 	}
 	settings := map[string]string{}

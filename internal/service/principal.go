@@ -132,12 +132,6 @@ func (s *Service) HasAction(tx *store.Tx, principal, action string, scope arm.ID
 	return auth.Allowed(grants, action, scope, false), err
 }
 
-// HasDataAction is HasAction for an action on the content of blobs.
-func (s *Service) HasDataAction(tx *store.Tx, principal, action string, scope arm.ID) (bool, error) {
-	grants, err := grantsOf(tx, principal)
-	return auth.Allowed(grants, action, scope, true), err
-}
-
 func grantsOf(tx *store.Tx, principal string) ([]auth.Grant, error) {
 	found, err := tx.Grants(principal)
 	grants := make([]auth.Grant, len(found))

@@ -25,6 +25,8 @@ import (
 )
 
 func main() {
+	// Where mkfs.xfs and iptables are; su without - leaves root without them.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {

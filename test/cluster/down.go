@@ -112,7 +112,7 @@ func (p *program) leaveFolder() error {
 	if err != nil || len(left) > 0 {
 		return err
 	}
-	for _, path := range []string{layout.CloudImage(p.dir), layout.Cloud(p.dir), p.dir} {
+	for _, path := range []string{layout.UnfinishedCloudImage(p.dir), layout.CloudImage(p.dir), layout.Cloud(p.dir), p.dir} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the state folder: %w", err)
 		}

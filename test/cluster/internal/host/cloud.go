@@ -28,7 +28,7 @@ func MountCloud(dir string) error {
 	if err != nil || mounted {
 		return err
 	}
-	if err := makeCloud(image); err != nil {
+	if err := makeCloud(dir); err != nil {
 		return fmt.Errorf("file system for disks and snapshots: %w", err)
 	}
 	dev, err := loop.AttachUntilClosed(image)
@@ -43,11 +43,11 @@ func MountCloud(dir string) error {
 }
 
 // makeCloud makes the file with a file system that can share blocks between files: that is what makes snapshots instant.
-func makeCloud(image string) error {
+func makeCloud(dir string) error {
+	image, unfinished := layout.CloudImage(dir), layout.UnfinishedCloudImage(dir)
 	if _, err := os.Stat(image); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	unfinished := image + ".new"
 	f, err := os.OpenFile(unfinished, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

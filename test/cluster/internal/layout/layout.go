@@ -123,3 +123,6 @@ func Cloud(dir string) string { return filepath.Join(dir, "cloud") }
 
 // CloudImage is the sparse file with the file system of Cloud.
 func CloudImage(dir string) string { return filepath.Join(dir, "cloud.img") }
+
+// UnfinishedCloudImage is the name of that file while it is being made.
+func UnfinishedCloudImage(dir string) string { return CloudImage(dir) + ".new" }

@@ -17,7 +17,6 @@ import (
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
 	"github.com/cairn-backup/cairn/internal/link"
-	"github.com/cairn-backup/cairn/internal/store"
 )
 
 // sent is a body to send; empty is none.
@@ -226,15 +225,7 @@ func TestRolesTakeEffect(t *testing.T) {
 	w.protect(t)
 	job := w.finish(t, w.start(t, "/backup", adhoc))
 	login := func(name string) (token, principal string) {
-		var p store.Principal
-		var secret string
-		if err := w.Service.DB.Update(t.Context(), func(tx *store.Tx) error {
-			var err error
-			p, secret, err = w.Service.AddPrincipal(tx, name)
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		p, secret := newPrincipal(t, w.World, name)
 		return w.Token(p.Client, secret, "https://management.azure.com"), p.ID
 	}
 	nobody, _ := login("nobody")

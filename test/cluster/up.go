@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -122,6 +123,13 @@ func (p *program) start(ctx context.Context, log *progress.Log, c layout.Cluster
 		return c, 0, err
 	}
 	err = log.Step("prepared the machine", nil, func() error {
+		members, err := host.Members()
+		if err != nil {
+			return err
+		}
+		if err := own(c, members); err != nil {
+			return err // before anything of it is removed
+		}
 		keep := m.Kept || o.keep
 		if err := p.clear(ctx, c, keep); err != nil {
 			return err
@@ -150,10 +158,7 @@ func (p *program) clear(ctx context.Context, c layout.Cluster, keep bool) error 
 	if err != nil {
 		return err
 	}
-	if err := own(c, members); err != nil {
-		return err
-	}
-	if err := removeRemains(c); err != nil {
+	if err := removeRemains(c, members); err != nil {
 		return err
 	}
 	if keep {
@@ -167,9 +172,14 @@ func removeDisks(c layout.Cluster) error {
 	return errors.Join(os.RemoveAll(c.Disks()), os.RemoveAll(c.Shares()))
 }
 
-// removeRemains removes what a cluster owns on the machine besides its state.
-func removeRemains(c layout.Cluster) error {
-	for _, remove := range []func(layout.Cluster) error{host.Kill, host.DetachDisks, host.RemoveLink, host.RemoveCgroups} {
+// removeRemains removes what a cluster owns on the machine besides its state. Once it has crashed, another state folder's
+// cluster may have its name, and then owns all but the disks.
+func removeRemains(c layout.Cluster, members []host.Member) error {
+	steps := []func(layout.Cluster) error{host.Kill, host.DetachDisks, host.RemoveLink, host.RemoveCgroups}
+	if slices.ContainsFunc(members, func(m host.Member) bool { return m.Name == c.Name && m.Dir != c.Dir }) {
+		steps = []func(layout.Cluster) error{host.DetachDisks}
+	}
+	for _, remove := range steps {
 		if err := remove(c); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -178,6 +179,9 @@ func RemoveLink(c layout.Cluster) error {
 	}
 	if c.Index == 0 {
 		return nil // it never got as far as a route
+	}
+	if slices.ContainsFunc(members, func(m Member) bool { return m.Name != c.Name && m.Index == c.Index }) {
+		return nil // the route is another cluster's, which has the address since this one crashed
 	}
 	r := &netlink.Route{Dst: network(c.PodCIDR()), Gw: net.ParseIP(c.NodeIP())}
 	if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {

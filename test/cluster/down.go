@@ -87,6 +87,9 @@ func (p *program) leave(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if err := host.RemoveUnclaimed(); err != nil {
+		return err
+	}
 	members, err := host.Members()
 	if err != nil {
 		return err

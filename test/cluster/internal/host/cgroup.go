@@ -94,7 +94,9 @@ func makeCgroup(hierarchy, group string, v2 bool) error {
 	return nil
 }
 
-// delegate lets the groups below path have every controller that path has (cgroup version 2).
+// delegate lets the groups below path have every controller that path has (cgroup version 2). Those of the root stay
+// enabled for good, which changes nothing for its other groups: they may have come to use one, and to take it away would
+// lift their limits.
 func delegate(path string) error {
 	b, err := os.ReadFile(filepath.Join(path, "cgroup.controllers"))
 	if err != nil {

@@ -36,28 +36,27 @@ func EnsureBridge() error {
 	}
 	bridge, err := netlink.LinkByName(layout.Bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		bridge, err = addBridge()
+		bridge = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: layout.Bridge}}
+		err = netlink.LinkAdd(bridge)
 	}
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", layout.Bridge, err)
+	}
+	// Without an alias it is new, or the program ended just here: in both cases no node has changed the sysctls yet.
+	if bridge.Attrs().Alias == "" {
+		saved, err := readSysctls()
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetAlias(bridge, saved); err != nil {
+			return fmt.Errorf("alias of %s: %w", layout.Bridge, err)
+		}
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(layout.HostIP), Mask: network(layout.NodeNet).Mask}}
 	if err := netlink.AddrReplace(bridge, addr); err != nil {
 		return fmt.Errorf("address of %s: %w", layout.Bridge, err)
 	}
 	return netlink.LinkSetUp(bridge)
-}
-
-func addBridge() (netlink.Link, error) {
-	saved, err := readSysctls()
-	if err != nil {
-		return nil, err
-	}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: layout.Bridge}}
-	if err := netlink.LinkAdd(bridge); err != nil {
-		return nil, err
-	}
-	return bridge, netlink.LinkSetAlias(bridge, saved)
 }
 
 // Member is a cluster that has a link on the bridge, whatever its state folder. A link goes away with the namespace of
@@ -186,6 +185,29 @@ func RemoveLink(c layout.Cluster) error {
 	r := &netlink.Route{Dst: network(c.PodCIDR()), Gw: net.ParseIP(c.NodeIP())}
 	if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove the route to the pods of %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// RemoveUnclaimed removes the links that Claim had not given an alias yet when its program ended: no state folder knows
+// them. The caller holds the host lock, so no Claim is at work.
+func RemoveUnclaimed() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		name, isCluster := strings.CutPrefix(l.Attrs().Name, "tc-")
+		if !isCluster || l.Attrs().Alias != "" {
+			continue
+		}
+		c := layout.Cluster{Name: name}
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == peer(c) }) {
+			continue // someone else's: no node has taken the other end yet
+		}
+		if err := RemoveLink(c); err != nil {
+			return err
+		}
 	}
 	return nil
 }

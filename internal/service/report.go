@@ -411,7 +411,11 @@ func (s *Service) deletionEnded(tx *store.Tx, r store.Request, status v1alpha1.S
 // deletionEndedWith ends the operation, if there is one, when the request was the last that it waited for.
 func (s *Service) deletionEndedWith(tx *store.Tx, r store.Request) error {
 	if r.Operation == "" {
-		return nil
+		cause, err := deletionFailure(r)
+		if cause != nil {
+			s.Log.Error("recovery point of a deleted instance is left", "cluster", r.Cluster, "point", r.Point, "request", r.Name, "error", cause)
+		}
+		return err
 	}
 	requests, err := tx.RequestsOfOperation(r.Operation)
 	if err != nil {

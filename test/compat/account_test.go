@@ -43,7 +43,7 @@ const accountBody = `{"location":"eastus","sku":{"name":"Standard_LRS"},"kind":"
 // Others can write meanwhile.
 func TestAccountsGoWithTheirBlobsOrNotAtAll(t *testing.T) {
 	w := daemontest.Start(t, daemon.Config{})
-	real := w.Service.Blobs
+	blobs := w.Service.Blobs
 	for name, remove := range map[string]func(ctx context.Context, group, account arm.ID) error{
 		"alone": func(ctx context.Context, _, account arm.ID) error {
 			_, err := w.Service.DeleteStorageAccount(ctx, account)
@@ -57,7 +57,7 @@ func TestAccountsGoWithTheirBlobsOrNotAtAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			group, account := makeAccount(w, name)
 			ctx, disconnect := context.WithCancel(t.Context())
-			w.Service.Blobs = brittleBlobs{real, func() error {
+			w.Service.Blobs = brittleBlobs{blobs, func() error {
 				disconnect()
 				short, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 				defer cancel()
@@ -69,7 +69,7 @@ func TestAccountsGoWithTheirBlobsOrNotAtAll(t *testing.T) {
 			if a := w.Do("GET", account, nil); a.Status != 404 {
 				t.Errorf("the account: %d", a.Status)
 			}
-			w.Service.Blobs = real
+			w.Service.Blobs = blobs
 			makeAccount(w, name)
 		})
 	}

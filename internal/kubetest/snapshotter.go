@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,8 @@ type Storage struct {
 	snapshots map[string]string // volume handle by snapshot handle
 	made      int
 	take      func(volumeHandle string) error
+
+	controllerAway, snapshotterAway atomic.Bool
 }
 
 // NotYet is what Take answers to keep a snapshot waiting.
@@ -55,9 +58,9 @@ func StartStorage(t testing.TB, c *Cluster) *Storage {
 		t.Fatal(err)
 	}
 	s := &Storage{client: c.Client, snapshots: map[string]string{}}
-	err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshot{}).Complete(reconciler(s.snapshot))
+	err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshot{}).Complete(unless(&s.controllerAway, s.snapshot))
 	if err == nil {
-		err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshotContent{}, builder.WithPredicates(othersDoing)).Complete(reconciler(s.content))
+		err = ctrl.NewControllerManagedBy(manager).For(&snapshotv1.VolumeSnapshotContent{}, builder.WithPredicates(othersDoing)).Complete(unless(&s.snapshotterAway, s.content))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +98,22 @@ func (r reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.R
 		return ctrl.Result{RequeueAfter: pollEvery}, nil // a conflict, mostly; the real controllers try again too
 	}
 	return result, nil
+}
+
+// unless is a reconciler that does nothing while it is away, and all of it afterwards.
+func unless(away *atomic.Bool, do reconciler) reconciler {
+	return func(ctx context.Context, key client.ObjectKey) (ctrl.Result, error) {
+		if away.Load() {
+			return ctrl.Result{RequeueAfter: pollEvery}, nil
+		}
+		return do(ctx, key)
+	}
+}
+
+// Away says which of the two controllers do nothing from now on.
+func (s *Storage) Away(controller, snapshotter bool) {
+	s.controllerAway.Store(controller)
+	s.snapshotterAway.Store(snapshotter)
 }
 
 // OnTake sets what the driver answers when asked for a snapshot; nil means success, NotYet that it is still busy.

@@ -320,13 +320,20 @@ func (b *backupRun) release(ctx context.Context) error {
 		}
 	}
 	taker := b.taker(status.Attempt)
-	err := patiently(ctx, func() error { return errors.Join(taker.Release(ctx, kept), taker.Abandon(ctx, failed)) })
-	var slow *snapshot.NotRemovedError
-	if err != nil && !errors.As(err, &slow) {
-		return fmt.Errorf("release the snapshots of backup %s: %w", b.name, err)
+	var slow snapshot.NotRemovedError
+	for _, remove := range []func() error{
+		func() error { return taker.Release(ctx, kept) },
+		func() error { return taker.Abandon(ctx, failed) },
+	} {
+		err := patiently(ctx, remove)
+		if left := (*snapshot.NotRemovedError)(nil); errors.As(err, &left) {
+			slow.Objects = append(slow.Objects, left.Objects...)
+		} else if err != nil {
+			return fmt.Errorf("release the snapshots of backup %s: %w", b.name, err)
+		}
 	}
-	err = b.ledger.record(ctx, func(s *v1alpha1.BackupStatus) {
-		if slow != nil {
+	err := b.ledger.record(ctx, func(s *v1alpha1.BackupStatus) {
+		if len(slow.Objects) > 0 {
 			s.Warnings = append(s.Warnings, v1alpha1.Issue{Code: snapshot.CodeNotRemoved, Resource: "volumesnapshots.snapshot.storage.k8s.io", Message: slow.Error(),
 				Action: "The recovery point is whole. Repair the snapshot controller or the driver; the objects then go away."})
 			s.WarningCount++

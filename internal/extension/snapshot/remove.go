@@ -52,16 +52,26 @@ func (e *NotRemovedError) Error() string {
 		len(e.Objects), strings.Join(shown, ", "))
 }
 
+func notRemoved(objects []string) error {
+	if len(objects) == 0 {
+		return nil
+	}
+	return &NotRemovedError{Objects: objects}
+}
+
 // Release removes the snapshot objects of the records; storage keeps the snapshots. It may be called again.
 func (t *Taker) Release(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
-	_, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentRetain)
-	return err
+	_, left, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentRetain)
+	if err != nil {
+		return err
+	}
+	return notRemoved(left)
 }
 
 // Abandon removes the snapshot objects of the records and the snapshots in storage. It may be called again, and for records whose
 // snapshots were never asked for.
 func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
-	found, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentDelete)
+	found, left, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentDelete)
 	if err != nil {
 		return err
 	}
@@ -71,7 +81,11 @@ func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRe
 			lost = append(lost, r)
 		}
 	}
-	return t.DeleteHandles(ctx, lost)
+	more, err := t.deleteHandles(ctx, lost)
+	if err != nil {
+		return err
+	}
+	return notRemoved(append(left, more...))
 }
 
 func ref(r v1alpha1.VolumeSnapshotRecord) client.ObjectKey {
@@ -79,42 +93,41 @@ func ref(r v1alpha1.VolumeSnapshotRecord) client.ObjectKey {
 }
 
 // remove takes the objects away in the order in which their controllers let go: the content learns what becomes of the snapshot, then
-// the VolumeSnapshot goes, then the content. It returns which records had a content.
-func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord, policy snapshotv1.DeletionPolicy) (map[client.ObjectKey]bool, error) {
+// the VolumeSnapshot goes, then the content. It returns which records had a content, and what is left: that has been told to go, and goes when its controller,
+// which is away or slow, comes to it. A VolumeSnapshot that stays does not keep its content: they have different controllers.
+func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord, policy snapshotv1.DeletionPolicy) (found map[client.ObjectKey]bool, left []string, err error) {
 	if len(records) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
-	defer cancel()
 	wanted := map[client.ObjectKey]bool{}
 	for _, r := range records {
 		wanted[ref(r)] = true
 	}
 	early, err := t.contents(ctx, wanted)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = each(ctx, early, func(content snapshotv1.VolumeSnapshotContent) error {
 		return t.patchContent(ctx, content.Name, t.policyPatch(policy, false))
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
 		snapshot := &snapshotv1.VolumeSnapshot{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: r.SnapshotName}}
 		return client.IgnoreNotFound(t.Client.Delete(ctx, snapshot))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("delete VolumeSnapshots: %w", err)
+		return nil, nil, fmt.Errorf("delete VolumeSnapshots: %w", err)
 	}
-	err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted), wanted)
+	left, err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted), wanted)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Once more: a content may have been made while its VolumeSnapshot was being deleted.
 	late, err := t.contents(ctx, wanted)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = each(ctx, late, func(content snapshotv1.VolumeSnapshotContent) error {
 		if err := t.patchContent(ctx, content.Name, t.policyPatch(policy, true)); err != nil {
@@ -123,9 +136,9 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 		return client.IgnoreNotFound(t.Client.Delete(ctx, &content))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("delete VolumeSnapshotContents: %w", err)
+		return nil, nil, fmt.Errorf("delete VolumeSnapshotContents: %w", err)
 	}
-	found := map[client.ObjectKey]bool{}
+	found = map[client.ObjectKey]bool{}
 	for _, content := range append(early, late...) {
 		found[owner(content)] = true
 	}
@@ -133,7 +146,8 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 	for _, content := range late {
 		names = append(names, content.Name)
 	}
-	return found, t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), names, wanted)
+	more, err := t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), names, wanted)
+	return found, append(left, more...), err
 }
 
 // remind changes contents that are being deleted a little, so that the snapshotter looks at them again, and tells it once more what the snapshot controller may have
@@ -204,22 +218,29 @@ func (t *Taker) patchContent(ctx context.Context, name string, patch client.Patc
 // DeleteHandles deletes snapshots in storage whose Kubernetes objects have gone, by the handles in the records. Those without a handle are passed
 // over; a snapshot that does not exist is no error. It may be called again.
 func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
+	left, err := t.deleteHandles(ctx, records)
+	if err != nil {
+		return err
+	}
+	return notRemoved(left)
+}
+
+// deleteHandles returns the objects that are left.
+func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r v1alpha1.VolumeSnapshotRecord) bool { return r.Handle == "" })
 	if len(records) == 0 {
-		return nil
+		return nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
-	defer cancel()
 	var classes snapshotv1.VolumeSnapshotClassList
 	if err := t.Client.List(ctx, &classes); err != nil {
-		return fmt.Errorf("list VolumeSnapshotClasses: %w", err)
+		return nil, fmt.Errorf("list VolumeSnapshotClasses: %w", err)
 	}
-	err := each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
+	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
 		class, _ := ClassOf(r.Driver, classes.Items)
 		return t.deleteHandle(ctx, r, class.Parameters)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var names []string
 	wanted := map[client.ObjectKey]bool{}
@@ -277,12 +298,14 @@ var errRemoval = errors.New("snapshot objects were not removed in time")
 // The time between two reminders grows from the first to the second.
 const firstReminder, lastReminder = 3 * time.Second, 30 * time.Second
 
-// waitGone watches until none of the objects is left. Keys are names, with "namespace/" for namespaced objects. Meanwhile it reminds the snapshotter of
+// waitGone watches until none of the objects is left, or returns those that did not go in time. Keys are names, with "namespace/" for namespaced objects. Meanwhile it reminds the snapshotter of
 // the contents of the wanted VolumeSnapshots.
-func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string, wanted map[client.ObjectKey]bool) error {
+func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string, wanted map[client.ObjectKey]bool) ([]string, error) {
 	if len(keys) == 0 {
-		return nil
+		return nil, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
+	defer cancel()
 	changed := make(chan struct{}, 1)
 	signal := func() {
 		select {
@@ -315,12 +338,12 @@ func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object run
 			reminder.Reset(pause)
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errRemoval) {
-				return &NotRemovedError{Objects: left(store, keys)}
+				return left(store, keys), nil
 			}
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 		if controller.HasSynced() && len(left(store, keys)) == 0 {
-			return nil
+			return nil, nil
 		}
 	}
 }

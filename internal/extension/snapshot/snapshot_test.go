@@ -109,23 +109,33 @@ func (w *world) records(withHandles bool) []v1alpha1.VolumeSnapshotRecord {
 	return records
 }
 
-// nothingLeft fails if snapshot objects of the records are left.
-func (w *world) nothingLeft() {
+// objects returns the snapshot objects that there are of the recovery point.
+func (w *world) objects() []string {
 	w.t.Helper()
 	var snapshots snapshotv1.VolumeSnapshotList
 	var contents snapshotv1.VolumeSnapshotContentList
 	if err := errors.Join(cluster.Client.List(w.t.Context(), &snapshots), cluster.Client.List(w.t.Context(), &contents)); err != nil {
 		w.t.Fatal(err)
 	}
+	var all []string
 	for _, s := range snapshots.Items {
 		if s.Labels[snapshot.LabelRecoveryPoint] == w.taker.RecoveryPointID {
-			w.t.Errorf("VolumeSnapshot %s is left", s.Name)
+			all = append(all, "VolumeSnapshot "+s.Name)
 		}
 	}
 	for _, c := range contents.Items {
-		if strings.Contains(c.Spec.VolumeSnapshotRef.Name, w.taker.RecoveryPointID) {
-			w.t.Errorf("VolumeSnapshotContent %s is left", c.Name)
+		if strings.Contains(c.Spec.VolumeSnapshotRef.Name, w.taker.RecoveryPointID) || c.Labels[v1alpha1.Group+"/delete"] == w.taker.RecoveryPointID {
+			all = append(all, "VolumeSnapshotContent "+c.Name)
 		}
+	}
+	return all
+}
+
+// nothingLeft fails if snapshot objects of the records are left.
+func (w *world) nothingLeft() {
+	w.t.Helper()
+	if left := w.objects(); len(left) != 0 {
+		w.t.Errorf("left: %v", left)
 	}
 }
 
@@ -301,6 +311,39 @@ func TestRemovalThatHangsSaysWhatIsLeft(t *testing.T) {
 	w.taker.Removal = 20 * time.Second
 	if err := w.taker.Release(t.Context(), w.records(true)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestControllersThatAreAwayFinishTheRemovalLater(t *testing.T) {
+	for _, away := range []string{"controller", "snapshotter", "both"} {
+		for _, release := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, release %v", away, release), func(t *testing.T) {
+				w := newWorld(t, 3)
+				w.take()
+				records := w.records(true)
+				if err := w.taker.Release(t.Context(), records[:1]); err != nil { // one has no objects any more
+					t.Fatal(err)
+				}
+				w.storage.Away(away != "snapshotter", away != "controller")
+				w.taker.Removal = 300 * time.Millisecond
+				remove, kept := w.taker.Abandon, 0
+				if release {
+					remove, kept = w.taker.Release, 3
+				}
+				var left *snapshot.NotRemovedError
+				if err := remove(t.Context(), records); !errors.As(err, &left) {
+					t.Fatalf("got %v, want what was not removed", err)
+				}
+				if away == "controller" && len(w.storage.Snapshots()) != kept {
+					t.Errorf("%d snapshots in storage, want %d: the snapshotter is there", len(w.storage.Snapshots()), kept)
+				}
+				w.storage.Away(false, false)
+				until(t, "all objects are gone by themselves", func() bool { return len(w.objects()) == 0 })
+				if got := len(w.storage.Snapshots()); got != kept {
+					t.Errorf("%d snapshots in storage, want %d", got, kept)
+				}
+			})
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package kubetest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,6 +44,7 @@ type Storage struct {
 	snapshots map[string]string // volume handle by snapshot handle
 	made      int
 	take      func(volumeHandle string) error
+	list      func(handle string) error
 
 	controllerAway, snapshotterAway atomic.Bool
 }
@@ -121,6 +124,13 @@ func (s *Storage) OnTake(take func(volumeHandle string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.take = take
+}
+
+// OnList is called when the driver is asked about a snapshot, before it answers; its error is the answer.
+func (s *Storage) OnList(list func(handle string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = list
 }
 
 // Snapshots returns the snapshots in storage: volume handle by snapshot handle.
@@ -252,7 +262,7 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 		return ctrl.Result{}, s.client.Update(ctx, &content)
 	}
 	if content.Spec.Source.VolumeHandle == nil {
-		return ctrl.Result{}, nil
+		return s.check(ctx, &content)
 	}
 	if content.Status != nil && content.Status.SnapshotHandle != nil {
 		return ctrl.Result{}, s.forgetMaking(ctx, &content)
@@ -276,6 +286,42 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{}, s.forgetMaking(ctx, &content)
+}
+
+// check asks the driver about a snapshot that it was not asked to make. As the real one does, it writes the whole status if it saw none, also over one that came since.
+func (s *Storage) check(ctx context.Context, content *snapshotv1.VolumeSnapshotContent) (ctrl.Result, error) {
+	status := content.Status
+	if status != nil && status.ReadyToUse != nil && *status.ReadyToUse {
+		return ctrl.Result{}, nil
+	}
+	handle := *content.Spec.Source.SnapshotHandle
+	change, result := map[string]any{"readyToUse": true, "snapshotHandle": handle, "error": nil}, ctrl.Result{}
+	if err := s.lookUp(handle); err != nil {
+		change, result = map[string]any{"readyToUse": false, "error": map[string]string{"message": err.Error()}}, ctrl.Result{RequeueAfter: pollEvery}
+	}
+	format, document := types.MergePatchType, any(map[string]any{"status": change})
+	if status == nil {
+		format, document = types.JSONPatchType, []any{map[string]any{"op": "add", "path": "/status", "value": change}}
+	}
+	patch, err := json.Marshal(document)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return result, s.client.Status().Patch(ctx, content, client.RawPatch(format, patch))
+}
+
+func (s *Storage) lookUp(handle string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.list != nil {
+		if err := s.list(handle); err != nil {
+			return err
+		}
+	}
+	if _, exists := s.snapshots[handle]; !exists {
+		return fmt.Errorf("can not find snapshot for snapshotID %s", handle)
+	}
+	return nil
 }
 
 func (s *Storage) forgetMaking(ctx context.Context, content *snapshotv1.VolumeSnapshotContent) error {

@@ -652,6 +652,26 @@ func TestDeletionThatStorageRefusesFails(t *testing.T) {
 	}
 }
 
+func TestADeletionThatTheSnapshotterHoldsUpIsTriedAgain(t *testing.T) {
+	s := newSite(t, 0)
+	s.snapshots.Add("kept", "volume")
+	s.snapshots.Away(false, true)
+	d := &v1alpha1.DeleteBackup{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, GenerateName: "d-"},
+		Spec: v1alpha1.DeleteBackupSpec{RecoveryPointID: strings.Repeat("0", 32), Location: v1alpha1.StorageLocation{Prefix: "bi-1/"},
+			Snapshots: []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "kept"}}}}
+	create(t, d)
+	r := s.deletions()
+	r.Removal = 300 * time.Millisecond
+	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)}); err != nil {
+		t.Fatal(err)
+	}
+	s.snapshots.Away(false, false)
+	reconcileUntil(t.Context(), t, s.deletions(), d, func() bool { return d.Status.Phase.Final() })
+	if d.Status.Phase != v1alpha1.PhaseCompleted || len(s.snapshots.Snapshots()) != 0 {
+		t.Errorf("status: %+v, in storage: %v", d.Status, s.snapshots.Snapshots())
+	}
+}
+
 func TestValidateForBackup(t *testing.T) {
 	cases := map[string]struct {
 		prepare  func(*site)

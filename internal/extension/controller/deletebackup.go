@@ -135,5 +135,5 @@ func deletionIssue(err error, id string) (issue v1alpha1.Issue, permanent bool) 
 	if errors.As(err, &slow) {
 		action = "Repair the CSI driver or the snapshot controller, and delete the recovery point again; else delete its snapshots by hand in storage."
 	}
-	return v1alpha1.Issue{Code: CodeDeleteFailed, Resource: "recoverypoints/" + id, Message: err.Error(), Action: action}, slow != nil
+	return v1alpha1.Issue{Code: CodeDeleteFailed, Resource: "recoverypoints/" + id, Message: err.Error(), Action: action}, false
 }

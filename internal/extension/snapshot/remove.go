@@ -120,7 +120,7 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 	if err != nil {
 		return nil, nil, fmt.Errorf("delete VolumeSnapshots: %w", err)
 	}
-	left, err = t.waitGone(ctx, &snapshotv1.VolumeSnapshotList{}, &snapshotv1.VolumeSnapshot{}, client.MatchingLabels(t.labels()), keys(wanted), wanted)
+	left, err = t.waitGone(ctx, watched{list: &snapshotv1.VolumeSnapshotList{}, object: &snapshotv1.VolumeSnapshot{}, labels: t.labels(), keys: keys(wanted), wanted: wanted})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -146,7 +146,7 @@ func (t *Taker) remove(ctx context.Context, records []v1alpha1.VolumeSnapshotRec
 	for _, content := range late {
 		names = append(names, content.Name)
 	}
-	more, err := t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{}, client.MatchingLabels(t.labels()), names, wanted)
+	more, err := t.waitGone(ctx, watched{list: &snapshotv1.VolumeSnapshotContentList{}, object: &snapshotv1.VolumeSnapshotContent{}, labels: t.labels(), keys: names, wanted: wanted})
 	return found, append(left, more...), err
 }
 
@@ -225,7 +225,9 @@ func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 	return notRemoved(left)
 }
 
-// deleteHandles returns the objects that are left.
+// deleteHandles makes the snapshotter delete snapshots, and returns the objects that are left. It does so for a content that holds the handle, is bound to no
+// VolumeSnapshot and is being deleted. That is done to a content which it knows already: what it writes when it looks at one for the first time would replace the
+// handle in the status, without which it deletes nothing.
 func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r v1alpha1.VolumeSnapshotRecord) bool { return r.Handle == "" })
 	if len(records) == 0 {
@@ -237,29 +239,39 @@ func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 	}
 	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
 		class, _ := ClassOf(r.Driver, classes.Items)
-		return t.deleteHandle(ctx, r, class.Parameters)
+		return t.createDeleter(ctx, r, class.Parameters)
 	})
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	wanted := map[client.ObjectKey]bool{}
+	w := watched{list: &snapshotv1.VolumeSnapshotContentList{}, object: &snapshotv1.VolumeSnapshotContent{},
+		labels: client.MatchingLabels{labelDelete: t.RecoveryPointID}, wanted: map[client.ObjectKey]bool{}}
 	for _, r := range records {
 		name := deleterName(r.Handle)
-		names, wanted[client.ObjectKey{Namespace: v1alpha1.Namespace, Name: name}] = append(names, name), true
+		w.keys, w.wanted[client.ObjectKey{Namespace: v1alpha1.Namespace, Name: name}] = append(w.keys, name), true
 	}
-	return t.waitGone(ctx, &snapshotv1.VolumeSnapshotContentList{}, &snapshotv1.VolumeSnapshotContent{},
-		client.MatchingLabels{labelDelete: t.RecoveryPointID}, names, wanted)
+	// A snapshotter that is away does not matter: when it is back, it finds all of it as it should be.
+	if _, err := t.wait(ctx, w, t.removal()/10, looked); err != nil {
+		return nil, err
+	}
+	if err := each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error { return t.deleteHandle(ctx, r) }); err != nil {
+		return nil, err
+	}
+	return t.waitGone(ctx, w)
+}
+
+// looked reports whether the snapshotter has looked at a content.
+func looked(object any, exists bool) bool {
+	content, ok := object.(*snapshotv1.VolumeSnapshotContent)
+	return !exists || ok && content.Status != nil
 }
 
 func deleterName(handle string) string {
 	return fmt.Sprintf("%sdelete-%x", inventory.OwnSnapshotPrefix, sha256.Sum256([]byte(handle)))[:60]
 }
 
-// deleteHandle makes the snapshotter delete one snapshot. It does so for a content that holds the handle, is bound to no VolumeSnapshot and is being
-// deleted; the finalizer, which else the snapshot controller adds, makes the content stay until it is done. The handle goes into the status too,
-// since the snapshotter would put it there only after finding the snapshot, and one that is gone already must be no error.
-func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecord, parameters map[string]string) error {
+// createDeleter makes the content by which a snapshot is deleted. The finalizer, which else the snapshot controller adds, makes it stay until that is done.
+func (t *Taker) createDeleter(ctx context.Context, r v1alpha1.VolumeSnapshotRecord, parameters map[string]string) error {
 	name := deleterName(r.Handle)
 	content := &snapshotv1.VolumeSnapshotContent{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelDelete: t.RecoveryPointID}, Finalizers: []string{contentFinalizer},
@@ -273,13 +285,19 @@ func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecor
 	if err := client.IgnoreAlreadyExists(t.Client.Create(ctx, content)); err != nil {
 		return fmt.Errorf("create VolumeSnapshotContent %s to delete a snapshot: %w", name, err)
 	}
-	status := mergePatch(map[string]any{"status": map[string]any{"snapshotHandle": r.Handle, "readyToUse": true}})
-	content = &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	return nil
+}
+
+// deleteHandle deletes the content of createDeleter. The snapshotter puts the handle into the status only when it finds the snapshot, and one that is gone, or cannot
+// be found just now, must be deleted too.
+func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecord) error {
+	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: deleterName(r.Handle)}}
+	status := mergePatch(map[string]any{"status": map[string]any{"snapshotHandle": r.Handle}})
 	if err := client.IgnoreNotFound(t.Client.Status().Patch(ctx, content, status)); err != nil {
-		return fmt.Errorf("set the handle of VolumeSnapshotContent %s: %w", name, err)
+		return fmt.Errorf("set the handle of VolumeSnapshotContent %s: %w", content.Name, err)
 	}
-	if err := client.IgnoreNotFound(t.Client.Delete(ctx, &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: name}})); err != nil {
-		return fmt.Errorf("delete VolumeSnapshotContent %s: %w", name, err)
+	if err := client.IgnoreNotFound(t.Client.Delete(ctx, content)); err != nil {
+		return fmt.Errorf("delete VolumeSnapshotContent %s: %w", content.Name, err)
 	}
 	return nil
 }
@@ -298,13 +316,28 @@ var errRemoval = errors.New("snapshot objects were not removed in time")
 // The time between two reminders grows from the first to the second.
 const firstReminder, lastReminder = 3 * time.Second, 30 * time.Second
 
-// waitGone watches until none of the objects is left, or returns those that did not go in time. Keys are names, with "namespace/" for namespaced objects. Meanwhile it reminds the snapshotter of
-// the contents of the wanted VolumeSnapshots.
-func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object runtime.Object, labels client.MatchingLabels, keys []string, wanted map[client.ObjectKey]bool) ([]string, error) {
-	if len(keys) == 0 {
+// watched are objects that are waited for.
+type watched struct {
+	list   client.ObjectList
+	object runtime.Object
+	labels client.MatchingLabels
+	// keys are the objects' names, with "namespace/" for namespaced objects.
+	keys []string
+	// wanted are the VolumeSnapshots of whose contents the snapshotter is reminded meanwhile.
+	wanted map[client.ObjectKey]bool
+}
+
+// waitGone waits until none of the objects is left, or returns those that did not go in time.
+func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
+	return t.wait(ctx, w, t.removal(), func(_ any, exists bool) bool { return !exists })
+}
+
+// wait watches until all of the objects pass, or returns those that did not in time.
+func (t *Taker) wait(ctx context.Context, w watched, limit time.Duration, passes func(object any, exists bool) bool) ([]string, error) {
+	if len(w.keys) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orDefault(t.Removal, 5*time.Minute), errRemoval)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errRemoval)
 	defer cancel()
 	changed := make(chan struct{}, 1)
 	signal := func() {
@@ -314,7 +347,7 @@ func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object run
 		}
 	}
 	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: t.listWatch(ctx, list, labels), ObjectType: object,
+		ListerWatcher: t.listWatch(ctx, w.list, w.labels), ObjectType: w.object,
 		Handler: cache.ResourceEventHandlerDetailedFuncs{
 			AddFunc: func(any, bool) { signal() }, UpdateFunc: func(any, any) { signal() }, DeleteFunc: func(any) { signal() }},
 	})
@@ -326,6 +359,12 @@ func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object run
 			signal()
 		}
 	}()
+	left := func() []string {
+		return slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool {
+			object, exists, err := store.GetByKey(key)
+			return err == nil && passes(object, exists)
+		})
+	}
 	pause := firstReminder
 	reminder := time.NewTimer(pause)
 	defer reminder.Stop()
@@ -333,26 +372,19 @@ func (t *Taker) waitGone(ctx context.Context, list client.ObjectList, object run
 		select {
 		case <-changed:
 		case <-reminder.C:
-			t.remind(ctx, wanted)
+			t.remind(ctx, w.wanted)
 			pause = min(2*pause, lastReminder)
 			reminder.Reset(pause)
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errRemoval) {
-				return left(store, keys), nil
+				return left(), nil
 			}
 			return nil, ctx.Err()
 		}
-		if controller.HasSynced() && len(left(store, keys)) == 0 {
+		if controller.HasSynced() && len(left()) == 0 {
 			return nil, nil
 		}
 	}
-}
-
-func left(store cache.Store, keys []string) []string {
-	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
-		_, exists, err := store.GetByKey(key)
-		return err == nil && !exists
-	})
 }
 
 func keys(set map[client.ObjectKey]bool) []string {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/bundle"
@@ -344,6 +346,53 @@ func TestControllersThatAreAwayFinishTheRemovalLater(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The snapshotter looks a snapshot up before it deletes it; if the driver fails then, it writes a status of its own over what it has not seen.
+func TestASnapshotIsDeletedThoughTheDriverFailsToFindIt(t *testing.T) {
+	w := newWorld(t, 1)
+	w.storage.Add("lost", "volume")
+	asked := make(chan struct{})
+	ask := sync.OnceFunc(func() { close(asked) })
+	w.taker.Client = interceptor.NewClient(cluster.Client, interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+		defer func() { <-asked }()
+		return c.Create(ctx, o, options...)
+	}})
+	w.storage.OnList(func(string) error {
+		ask()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for ctx.Err() == nil { // the worst moment is when the deletion has been asked for
+			var contents snapshotv1.VolumeSnapshotContentList
+			err := cluster.Client.List(ctx, &contents)
+			if err == nil && slices.ContainsFunc(contents.Items, func(c snapshotv1.VolumeSnapshotContent) bool { return c.DeletionTimestamp != nil }) {
+				break
+			}
+		}
+		return errors.New("rpc error: code = Unavailable desc = storage is busy")
+	})
+	if err := w.taker.DeleteHandles(t.Context(), []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "lost"}}); err != nil {
+		t.Fatal(err)
+	}
+	if left := w.storage.Snapshots(); len(left) != 0 {
+		t.Errorf("left in storage: %v", left)
+	}
+}
+
+func TestASnapshotIsDeletedThoughTheSnapshotterWasAway(t *testing.T) {
+	w := newWorld(t, 1)
+	w.storage.Add("lost", "volume")
+	w.storage.Away(false, true)
+	w.taker.Removal = 300 * time.Millisecond
+	var left *snapshot.NotRemovedError
+	if err := w.taker.DeleteHandles(t.Context(), []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "lost"}}); !errors.As(err, &left) {
+		t.Fatalf("got %v, want what was not removed", err)
+	}
+	w.storage.Away(false, false)
+	until(t, "all objects are gone by themselves", func() bool { return len(w.objects()) == 0 })
+	if left := w.storage.Snapshots(); len(left) != 0 {
+		t.Errorf("left in storage: %v", left)
 	}
 }
 

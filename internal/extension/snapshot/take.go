@@ -354,8 +354,9 @@ func (t *Taker) patience(lastError string) time.Duration {
 	return t.giveUp()
 }
 
-func (t *Taker) stall() time.Duration  { return orDefault(t.Stall, 10*time.Minute) }
-func (t *Taker) giveUp() time.Duration { return orDefault(t.GiveUp, 2*time.Minute) }
+func (t *Taker) stall() time.Duration   { return orDefault(t.Stall, 10*time.Minute) }
+func (t *Taker) giveUp() time.Duration  { return orDefault(t.GiveUp, 2*time.Minute) }
+func (t *Taker) removal() time.Duration { return orDefault(t.Removal, 5*time.Minute) }
 
 func orDefault(d, standard time.Duration) time.Duration {
 	if d == 0 {

@@ -61,7 +61,7 @@ func (d *Daemon) AdminFile() string { return filepath.Join(d.config.Data, "admin
 
 func (d *Daemon) writeAdminFile(client, secret string) error {
 	var b bytes.Buffer
-	fmt.Fprintln(&b, "# Written by cairnd. Use: set -a; . ./admin.env; set +a")
+	fmt.Fprintln(&b, "# Written by cairnd. Source it: az and cairn are then logged in to this service.")
 	for _, v := range [][2]string{
 		{"CAIRN_ENDPOINT", d.Service.PublicURL},
 		{"AZURE_TENANT_ID", d.Service.TenantID},
@@ -71,7 +71,7 @@ func (d *Daemon) writeAdminFile(client, secret string) error {
 		{"AZURE_AUTHORITY_HOST", d.Service.PublicURL + "/"},
 		{"SSL_CERT_FILE", d.CAFile},
 	} {
-		fmt.Fprintf(&b, "%s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
+		fmt.Fprintf(&b, "export %s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
 	}
 	return auth.WriteFile(d.AdminFile(), b.Bytes(), 0o600)
 }
@@ -91,7 +91,7 @@ func (d *Daemon) refreshAdminFile() error {
 	return d.writeAdminFile(env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"])
 }
 
-// ReadEnv reads a file as admin.env is: NAME='value' lines.
+// ReadEnv reads a file as admin.env is: lines export NAME='value'.
 func ReadEnv(file string) (map[string]string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

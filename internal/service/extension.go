@@ -200,7 +200,7 @@ func (s *Service) extensionToPut(tx *store.Tx, id arm.ID) (storedExtension, stor
 	}
 	for _, o := range others {
 		if !o.ID.Equal(id) {
-			return storedExtension{}, o, arm.Conflict("ExtensionTypeAlreadyInstalled", "The cluster '%s' has an extension of type %s already: '%s'. Update or delete that one.", id.Parent().Name(), ExtensionType, o.ID.Name())
+			return storedExtension{}, o, arm.Conflict("ExtensionTypeAlreadyInstalled", "The cluster '%s' has an extension of type %s already: '%s'. Multiple extensions of the same type are not allowed: update or delete that one.", id.Parent().Name(), ExtensionType, o.ID.Name())
 		}
 	}
 	e, r, err := store.Load[storedExtension](tx, id)

@@ -302,8 +302,8 @@ func (s *Service) ValidateForBackup(ctx context.Context, by Ref, vaultID arm.ID,
 	return op, vault, err
 }
 
-// resolveInstance finds an instance by its name; else, since that of many is generated, by its cluster's name or its friendly
-// name, if that is unique in the vault.
+// resolveInstance finds an instance by its name; else, since that of many is generated, by its cluster's name or the last part
+// of its friendly name, which has the form cluster/name or cluster\name, if that is unique in the vault.
 func resolveInstance(tx *store.Tx, id arm.ID) (storedInstance, store.Resource, error) {
 	instance, row, err := store.Load[storedInstance](tx, id)
 	if !errors.Is(err, store.ErrNotFound) {
@@ -318,7 +318,7 @@ func resolveInstance(tx *store.Tx, id arm.ID) (storedInstance, store.Resource, e
 	}
 	for _, name := range []func(*backup.Instance) string{
 		func(i *backup.Instance) string { return i.DataSource.ResourceName },
-		func(i *backup.Instance) string { return i.FriendlyName },
+		func(i *backup.Instance) string { return i.FriendlyName[strings.LastIndexAny(i.FriendlyName, `/\`)+1:] },
 	} {
 		var names []string
 		for _, r := range rows {

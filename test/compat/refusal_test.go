@@ -443,7 +443,7 @@ func TestSilentClusters(t *testing.T) {
 	}
 }
 
-// TestAliases finds an instance by its cluster's name while that is unique.
+// TestAliases finds an instance by its cluster's name while that is unique, and by the last part of its friendly name.
 func TestAliases(t *testing.T) {
 	w := setUp(t, daemontest.Start(t, daemon.Config{}))
 	w.instance = w.vault + "/backupInstances/prod-prod-8d0fd7e8"
@@ -457,7 +457,11 @@ func TestAliases(t *testing.T) {
 	w.Do("PUT", w.vault+"/backupPolicies/weekly", policyBody).Want(200)
 	body := w.instanceBody()
 	body["properties"].(map[string]any)["policyInfo"] = map[string]any{"policyId": w.vault + "/backupPolicies/weekly"}
+	body["properties"].(map[string]any)["friendlyName"] = "prod/web"
 	w.Do("PUT", w.vault+"/backupInstances/second", body).Want(201)
+	if got := w.Do("GET", w.vault+"/backupInstances/web", nil).Want(200).At("name"); got != "second" {
+		t.Errorf("web means %v", got)
+	}
 	a := w.Do("POST", alias+"/backup", adhoc)
 	wantRefusal(t, a, 400, "UserErrorAmbiguousBackupInstance", alias, "prod-prod-8d0fd7e8, second")
 	if list, ok := w.Do("GET", w.cluster.id+"/providers/Microsoft.DataProtection/backupInstances", nil).Want(200).At("value").([]any); !ok || len(list) != 2 {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/test/walkthrough"
+	"github.com/cairn-backup/cairn/test/world"
 )
 
 // TestGuide runs the code blocks of the guide that the product is measured by, unchanged but for the recovery point's ID, as its
@@ -82,6 +84,80 @@ func TestGuide(t *testing.T) {
 		return nil
 	})
 	checkWorkload(t, "guide")
+}
+
+// TestWalkthrough runs our own walk-through, which `make demo` shows.
+func TestWalkthrough(t *testing.T) {
+	walk(t, "docs/walkthrough.md", w.Repo, w.Env(), func(script string) string { return script })
+	destroyWorkload(t, "orders")
+}
+
+// TestQuickStart does what the README says to somebody with a cluster of his own: another cluster, and another service. What the README leaves to its
+// reader (names, and the registry) is filled in.
+func TestQuickStart(t *testing.T) {
+	const own = "quick"
+	if err := w.TestCluster(t.Context(), "up", "--image", w.ImageFile(), own); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.TestCluster(context.WithoutCancel(t.Context()), "down", own); err != nil {
+			t.Error(err)
+		}
+	})
+	kubeconfig, err := w.TestClusterOutput(t.Context(), "kubeconfig", own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	repo := filepath.Join(home, "cairn-source")
+	sh(t, "mkdir "+repo+" && git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -c | tar -x -C "+repo)
+	env := append(os.Environ(), "HOME="+home, "KUBECONFIG="+strings.TrimSpace(kubeconfig), "PATH="+w.Bin()+":"+os.Getenv("PATH"))
+	for _, name := range []string{"GOCACHE", "GOMODCACHE"} { // they follow from HOME, and need not be filled once more
+		env = append(env, name+"="+sh(t, "go env "+name))
+	}
+	kubectl := func(args string) string {
+		t.Helper()
+		return sh(t, "KUBECONFIG="+strings.TrimSpace(kubeconfig)+" kubectl "+args)
+	}
+	fill := strings.NewReplacer("backup.example.com", world.Host, "registry.example.com/cairn-extension:1", world.ExtensionImage, ":8443", ":8473", ":8444", ":8474",
+		"--blob-url", "--listen :8473 --blob-listen :8474 --blob-url", "NAMESPACE=default", "NAMESPACE=mine")
+	kubectl("create namespace mine")
+	kubectl("-n mine create configmap precious --from-literal=word=stone")
+	walk(t, "README.md", repo, env, func(script string) string {
+		if strings.Contains(script, "RECOVERY_POINT=") {
+			kubectl("delete namespace mine")
+		}
+		return fill.Replace(script)
+	})
+	if got := kubectl("-n mine get configmap precious -o jsonpath='{.data.word}'"); got != "stone" {
+		t.Errorf("the restored ConfigMap says %q", got)
+	}
+}
+
+// walk runs the bash blocks of a document of this repository, as filled in, in one shell.
+func walk(t *testing.T, document, dir string, env []string, fill func(script string) string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(w.Repo, document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := walkthrough.Blocks(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(blocks) == 0 {
+		t.Fatalf("%s has no bash blocks", document)
+	}
+	shell, err := walkthrough.Start(t.Context(), dir, env, testWriter{t})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	for _, b := range blocks {
+		if _, err := shell.Run(fill(b.Script)); err != nil {
+			t.Fatalf("%s, line %d: %v", document, b.Line, err)
+		}
+	}
 }
 
 const guideWhere = " --vault-name bkv-aks-backups --resource-group rg-aks-production "

@@ -52,7 +52,7 @@ func TestAVolumeWhoseSnapshotFailsIsSaid(t *testing.T) {
 	if err := w.TestCluster(t.Context(), "fault", cluster.Name, "CreateSnapshot", "--fail", "-1", "--code", "InvalidArgument", "--message", "the disk is of a kind that has no snapshots"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { slowSnapshots(t, false) })
+	t.Cleanup(func() { slow(t, "CreateSnapshot", false) })
 	before := snapshots(t)
 	j, _ := backup(t, "refused")
 	if j.Properties.Status != "CompletedWithWarnings" {
@@ -104,7 +104,7 @@ func TestRefusals(t *testing.T) {
 		"unknown instance":       {"az dataprotection backup-instance adhoc-backup" + where + "-n no-such-instance --rule-name BackupDaily", "NotFound"},
 		"unknown vault":          {"az dataprotection backup-vault show -g " + group + " --vault-name no-such-vault", "NotFound"},
 		"second extension": {"az aks extension create -g " + group + " --cluster-name " + armName + " --name another --extension-type microsoft.dataprotection.kubernetes" +
-			" --scope cluster --configuration-settings blobContainer=e2e storageAccount=e2eaccount storageAccountResourceGroup=" + group + " storageAccountSubscriptionId=x", "multiple"},
+			" --scope cluster --configuration-settings blobContainer=e2e storageAccount=e2eaccount storageAccountResourceGroup=" + group + " storageAccountSubscriptionId=$(az account show --query id -o tsv)", "multiple"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := bash(t.Context(), c.command)

@@ -5,32 +5,54 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
+	azcontainer "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/bundle"
+	"github.com/cairn-backup/cairn/internal/kubetest"
 )
 
 // victims are what may die in the middle of a backup or a restore, and how.
-var victims = map[string]func(t *testing.T){
-	"extension": func(t *testing.T) { killPod(t, "cairn-extension", "manager") },
-	"connector": func(t *testing.T) { killPod(t, "cairn-extension", "connector") },
-	"cairnd": func(t *testing.T) {
+var victims = []struct {
+	name string
+	kill func(t *testing.T)
+}{
+	{"extension", func(t *testing.T) { killPod(t, "cairn-extension", "manager") }},
+	{"connector", func(t *testing.T) { killPod(t, "cairn-extension", "connector") }},
+	{"cairnd", func(t *testing.T) {
 		if err := w.KillService(); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.StartService(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	},
-	"apiserver": func(t *testing.T) {
-		if err := w.TestCluster(t.Context(), "kill", cluster.Name, "kube-apiserver"); err != nil {
+	}},
+	{"apiserver", func(t *testing.T) {
+		if err := signalComponent(t.Context(), "kube-apiserver", "KILL"); err != nil {
 			t.Fatal(err)
 		}
-	},
+	}},
+}
+
+func signalComponent(ctx context.Context, component, signal string) error {
+	return w.TestCluster(ctx, "kill", cluster.Name, component, "--signal", signal)
 }
 
 // killPod kills the process of this world's cluster that runs program with the argument sub.
@@ -68,21 +90,123 @@ func killPod(t *testing.T, program, sub string) {
 	}
 }
 
-// atStep waits until the request of a job stands at a step or has passed it, as its status says.
-func atStep(t *testing.T, kind, jobID, step string) {
+// holdUp keeps work from getting on, so that a request stands at a step until let go. reached is closed when the work has come there; if it is nil the
+// step is told by the request's status alone.
+type holdUp func(t *testing.T) (reached <-chan struct{}, letGo func())
+
+func noHold(*testing.T) (<-chan struct{}, func()) { return nil, func() {} }
+
+func holdBlobs(match func(method, path string) bool) holdUp {
+	return func(*testing.T) (<-chan struct{}, func()) {
+		return blobFront.hold(func(r *http.Request) bool { return match(r.Method, r.URL.Path) })
+	}
+}
+
+func slowDriver(call string) holdUp {
+	return func(t *testing.T) (<-chan struct{}, func()) {
+		slow(t, call, true)
+		return nil, func() { slow(t, call, false) }
+	}
+}
+
+// stopControllerAtCommit stops the snapshot controller when the commit object is about to be written: it is needed until then.
+func stopControllerAtCommit(t *testing.T) (<-chan struct{}, func()) {
+	const controller = "snapshot-controller"
+	committing, letPass := blobFront.hold(func(r *http.Request) bool { return writesCommit(r.Method, r.URL.Path) })
+	stopped, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		select {
+		case <-committing:
+		case <-over:
+			return
+		}
+		if err := signalComponent(t.Context(), controller, "STOP"); err != nil {
+			return // the test waits for stopped in vain, and says so
+		}
+		close(stopped)
+		letPass()
+	}()
+	return stopped, func() {
+		close(over)
+		letPass()
+		select {
+		case <-stopped:
+			if err := signalComponent(context.WithoutCancel(t.Context()), controller, "CONT"); err != nil {
+				t.Error(err)
+			}
+		default:
+		}
+	}
+}
+
+// Before Cut the extension asks storage whether the recovery point exists, and Plan begins with the same question.
+const commitObject = "/recoverypoint.json"
+
+func readsCommit(method, path string) bool {
+	return method != http.MethodPut && strings.HasSuffix(path, commitObject)
+}
+
+func writesCommit(method, path string) bool {
+	return method == http.MethodPut && strings.HasSuffix(path, commitObject)
+}
+
+func writesOther(method, path string) bool {
+	return method == http.MethodPut && !strings.HasSuffix(path, commitObject)
+}
+
+// killAt starts a request with start, kills a part when the request stands at the step, and returns the name of the request, which is the job's.
+func killAt(t *testing.T, requests client.ObjectList, step string, hold holdUp, start func(), kill func(t *testing.T)) string {
 	t.Helper()
-	name := jobID[strings.LastIndex(jobID, "/")+1:]
-	eventually(t, time.Minute, kind+" "+name+" at "+step, func() error {
-		out, err := bash(t.Context(), "kubectl -n dataprotection-microsoft get "+kind+"s.clusterbackup.dataprotection.microsoft.com "+name+
-			" -o jsonpath='{.status.progress.steps[*].name} {.status.phase}'")
-		if err != nil {
-			return errors.New(out)
+	waitExtension(t)
+	reached, letGo := hold(t)
+	letGo = sync.OnceFunc(letGo)
+	defer letGo()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	config, err := clientcmd.BuildConfigFromFlags("", w.Kubeconfig(cluster))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.NewWithWatch(config, client.Options{Scheme: kubetest.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.List(ctx, requests); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := c.Watch(ctx, requests, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: requests.GetResourceVersion()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	start()
+	for event := range watch.ResultChan() {
+		name, progress := progressOf(event.Object)
+		if !slices.ContainsFunc(progress.Steps, func(s v1alpha1.Step) bool { return s.Name == step }) {
+			continue
 		}
-		if !strings.Contains(out, step) {
-			return fmt.Errorf("its steps: %s", out)
+		if reached != nil {
+			select {
+			case <-reached:
+			case <-ctx.Done():
+				t.Fatalf("%s stands at %s, but does not get to where it is held", name, step)
+			}
 		}
-		return nil
-	})
+		kill(t)
+		return name
+	}
+	t.Fatalf("no request came to %s: %v", step, context.Cause(ctx))
+	return ""
+}
+
+func progressOf(request runtime.Object) (name string, progress v1alpha1.Progress) {
+	switch r := request.(type) {
+	case *v1alpha1.Backup:
+		return r.Name, r.Status.Progress
+	case *v1alpha1.Restore:
+		return r.Name, r.Status.Progress
+	}
+	return "", v1alpha1.Progress{}
 }
 
 // TestBackupsSurviveKills kills each part at each step of a backup: afterwards there is one whole recovery point, and nothing that no recovery
@@ -92,15 +216,19 @@ func TestBackupsSurviveKills(t *testing.T) {
 	prepareWorkload(t, "killed")
 	t.Cleanup(func() { destroyWorkload(t, "killed") })
 	makeInstanceOnce(t, "killed", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["killed"]}`)
-	for _, step := range []string{"Cut", "Snapshot", "Upload", "Commit", "Release"} {
-		for victim, kill := range victims {
-			t.Run(step+"/"+victim, func(t *testing.T) {
+	for _, step := range []struct {
+		name string
+		hold holdUp
+	}{
+		{v1alpha1.StepCut, holdBlobs(readsCommit)}, {v1alpha1.StepSnapshot, slowDriver("CreateSnapshot")}, {v1alpha1.StepUpload, holdBlobs(writesOther)},
+		{v1alpha1.StepCommit, holdBlobs(writesCommit)}, {v1alpha1.StepRelease, stopControllerAtCommit},
+	} {
+		for _, victim := range victims {
+			t.Run(step.name+"/"+victim.name, func(t *testing.T) {
 				before := snapshots(t)
-				slowSnapshots(t, step == "Snapshot" || step == "Cut")
-				id := startBackup(t, "killed")
-				atStep(t, "backup", id, step)
-				kill(t)
-				slowSnapshots(t, false)
+				id := killAt(t, &v1alpha1.BackupList{}, step.name, step.hold, func() {
+					sh(t, "az dataprotection backup-instance adhoc-backup"+where+"-n killed --rule-name BackupDaily --no-wait")
+				}, victim.kill)
 				j := finish(t, id)
 				if j.Properties.Status != "Completed" {
 					t.Fatalf("the backup ended as %s: %+v", j.Properties.Status, j.Properties)
@@ -122,13 +250,16 @@ func TestRestoresSurviveKills(t *testing.T) {
 	makeInstanceOnce(t, "revived", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["revived"]}`)
 	_, recoveryPoint := backup(t, "revived")
 	t.Cleanup(func() { destroyWorkload(t, "revived") })
-	for _, step := range []string{"Plan", "Apply", "Wait"} {
-		for victim, kill := range victims {
-			t.Run(step+"/"+victim, func(t *testing.T) {
+	for _, step := range []struct {
+		name string
+		hold holdUp
+	}{
+		{v1alpha1.StepPlan, holdBlobs(readsCommit)}, {v1alpha1.StepApply, noHold}, {v1alpha1.StepWait, slowDriver("CreateVolume")},
+	} {
+		for _, victim := range victims {
+			t.Run(step.name+"/"+victim.name, func(t *testing.T) {
 				destroyWorkload(t, "revived")
-				id := startRestore(t, "revived", recoveryPoint, "revived")
-				atStep(t, "restore", id, step)
-				kill(t)
+				id := killAt(t, &v1alpha1.RestoreList{}, step.name, step.hold, func() { sh(t, restoreLine(t, "revived", recoveryPoint, "revived")+" --no-wait") }, victim.kill)
 				j := finish(t, id)
 				if j.Properties.Status != "Completed" {
 					t.Fatalf("the restore ended as %s: %+v", j.Properties.Status, j.Properties)
@@ -147,16 +278,14 @@ func makeInstanceOnce(t *testing.T, name, parameters string) {
 	}
 }
 
-// slowSnapshots makes the storage take its time, so that a backup stands at its Snapshot step for a while.
-func slowSnapshots(t *testing.T, slow bool) {
+// slow makes a call of the disk driver take two seconds, or as long as ever.
+func slow(t *testing.T, call string, slow bool) {
 	t.Helper()
-	args := []string{"fault", cluster.Name, "CreateSnapshot"}
+	how := []string{"--clear"}
 	if slow {
-		args = append(args, "--delay", "2s")
-	} else {
-		args = append(args, "--clear")
+		how = []string{"--delay", "2s"}
 	}
-	if err := w.TestCluster(context.WithoutCancel(t.Context()), args...); err != nil {
+	if err := w.TestCluster(context.WithoutCancel(t.Context()), append([]string{"fault", cluster.Name, call}, how...)...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -194,25 +323,66 @@ func checkNothingLeft(t *testing.T) {
 	})
 }
 
-// checkBundlesWhole says whether every blob in the container belongs to a recovery point that was committed, and all of its blobs are there.
+// checkBundlesWhole says whether the container holds exactly what its recovery points consist of: no file is missing, and none belongs to none.
 func checkBundlesWhole(t *testing.T) {
 	t.Helper()
-	names := strings.Fields(sh(t, "az storage blob list --account-name $(az storage account list --query '[0].name' -o tsv) --container-name "+container(t)+" --query '[].name' -o tsv"))
-	folders := map[string]bool{}
-	for _, n := range names {
-		if strings.HasSuffix(n, "/recoverypoint.json") {
-			folders[strings.TrimSuffix(n, "recoverypoint.json")] = true
+	blobs := backups(t)
+	stored := map[string]int64{}
+	for pages := blobs.NewListBlobsFlatPager(nil); pages.More(); {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range page.Segment.BlobItems {
+			stored[*b.Name] = *b.Properties.ContentLength
 		}
 	}
-	for _, n := range names {
-		owned := false
-		for f := range folders {
-			owned = owned || strings.HasPrefix(n, f)
+	owned := map[string]bool{}
+	for name := range stored {
+		folder, isCommit := strings.CutSuffix(name, commitObject)
+		if !isCommit {
+			continue
 		}
-		if !owned {
-			t.Errorf("%s belongs to no recovery point", n)
+		owned[name] = true
+		got, err := blobs.NewBlobClient(name).DownloadStream(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rp bundle.RecoveryPoint
+		if err := errors.Join(json.NewDecoder(got.Body).Decode(&rp), got.Body.Close()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, f := range rp.Files {
+			file := folder + "/" + f.Name
+			if owned[file] = true; stored[file] != f.Size {
+				t.Errorf("%s has %d bytes in storage, and %d in the recovery point", file, stored[file], f.Size)
+			}
 		}
 	}
+	if len(owned) == 0 {
+		t.Error("the container holds no recovery point")
+	}
+	for name := range stored {
+		if !owned[name] && !strings.Contains(name, "/restores/") {
+			t.Errorf("%s belongs to no recovery point", name)
+		}
+	}
+}
+
+// backups is Azure's own client for the container that the extension writes to.
+func backups(t *testing.T) *azcontainer.Client {
+	t.Helper()
+	account := sh(t, `az aks extension show -g `+group+` --cluster-name `+armName+` --name azure-aks-backup --query 'configurationSettings."configuration.backupStorageLocation.config.storageAccount"' -o tsv`)
+	key, err := azblob.NewSharedKeyCredential(account, sh(t, "az storage account keys list -g "+group+" -n "+account+" --query '[0].value' -o tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := sh(t, "az storage account show -g "+group+" -n "+account+" --query primaryEndpoints.blob -o tsv")
+	client, err := azcontainer.NewClientWithSharedKeyCredential(endpoint+container(t), key, &azcontainer.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: trusting(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
 }
 
 func container(t *testing.T) string {

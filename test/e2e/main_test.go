@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
 	"github.com/cairn-backup/cairn/test/world"
 )
 
@@ -30,12 +33,14 @@ func TestMain(m *testing.M) {
 // run brings the world up, runs the tests and takes it down. With CAIRN_E2E_KEEP set a world that is up is used as it is, and left up:
 // for a developer's short loop.
 func run(m *testing.M) (int, error) {
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ctrl.SetLogger(logr.Discard()) // the tests say themselves what went wrong
 	repo, err := filepath.Abs("../..")
 	if err != nil {
 		return 0, err
 	}
-	cfg := world.Config{Repo: repo, Dir: filepath.Join(repo, ".e2e"), Port: 8463, Out: os.Stderr, Clusters: []world.Cluster{cluster}}
+	cfg := world.Config{Repo: repo, Dir: world.TestDir(repo), Port: 8463, BlobFront: 8465, Out: os.Stderr, Clusters: []world.Cluster{cluster}}
 	keep := os.Getenv("CAIRN_E2E_KEEP") != ""
 	if !keep {
 		if err := world.Down(ctx, cfg); err != nil {
@@ -44,6 +49,9 @@ func run(m *testing.M) (int, error) {
 	}
 	w, err = world.Up(ctx, cfg)
 	if err != nil {
+		return 0, err
+	}
+	if err := blobFront.serve(ctx, w); err != nil {
 		return 0, err
 	}
 	code := m.Run()

@@ -115,22 +115,34 @@ func TestGoSDK(t *testing.T) {
 	checkWorkload(t, "sdk")
 }
 
-// sdk makes the SDK's clients for this world.
-func sdk(t *testing.T) *dp.ClientFactory {
-	t.Helper()
+// worldVars are the variables of the world's environment.
+func worldVars() map[string]string {
 	vars := map[string]string{}
 	for _, kv := range w.Env() {
 		key, value, _ := strings.Cut(kv, "=")
 		vars[key] = value
 	}
-	pem, err := os.ReadFile(vars["SSL_CERT_FILE"])
+	return vars
+}
+
+// trusting is a transport for Azure's clients that trusts this world's service.
+func trusting(t *testing.T) *http.Client {
+	t.Helper()
+	pem, err := os.ReadFile(worldVars()["SSL_CERT_FILE"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+}
+
+// sdk makes the SDK's clients for this world.
+func sdk(t *testing.T) *dp.ClientFactory {
+	t.Helper()
+	vars := worldVars()
 	options := policy.ClientOptions{
-		Transport: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}},
+		Transport: trusting(t),
 		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: vars["AZURE_AUTHORITY_HOST"], Services: map[cloud.ServiceName]cloud.ServiceConfiguration{
 			cloud.ResourceManager: {Endpoint: vars["CAIRN_ENDPOINT"], Audience: "https://management.azure.com"}}},
 	}

@@ -179,6 +179,12 @@ func restore(t *testing.T, instance, recoveryPoint string, namespaces ...string)
 func startRestore(t *testing.T, instance, recoveryPoint string, namespaces ...string) string {
 	t.Helper()
 	waitExtension(t)
+	return sh(t, restoreLine(t, instance, recoveryPoint, namespaces...)+" --query jobId -o tsv")
+}
+
+// restoreLine is the command that starts a restore.
+func restoreLine(t *testing.T, instance, recoveryPoint string, namespaces ...string) string {
+	t.Helper()
 	id := clusterID(t)
 	source := map[string]any{"objectType": "Datasource", "resourceID": id, "resourceName": armName, "resourceLocation": "eastus",
 		"datasourceType": "Microsoft.ContainerService/managedClusters", "resourceType": "Microsoft.ContainerService/managedClusters"}
@@ -192,7 +198,7 @@ func startRestore(t *testing.T, instance, recoveryPoint string, namespaces ...st
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sh(t, "az dataprotection backup-instance restore trigger"+where+"-n "+instance+" --restore-request-object '"+string(body)+"' --query jobId -o tsv")
+	return "az dataprotection backup-instance restore trigger" + where + "-n " + instance + " --restore-request-object '" + string(body) + "'"
 }
 
 // waitExtension waits until the service holds the extension for healthy: it refuses new work for a moment after a pod was killed.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -33,11 +34,8 @@ func main() {
 	root := &cobra.Command{Use: "playground", Short: "All of Cairn on this machine, on a real cluster", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(
 		&cobra.Command{Use: "up", Short: "Start it, or complete it", RunE: func(*cobra.Command, []string) error { return runUp(ctx, up) }},
-		&cobra.Command{Use: "down", Short: "End it and remove every trace", RunE: func(*cobra.Command, []string) error {
-			if err := world.Down(ctx, demo); err != nil {
-				return err
-			}
-			return world.Down(ctx, up)
+		&cobra.Command{Use: "down", Short: "End it, and what a demo or a test left running, and remove every trace", RunE: func(*cobra.Command, []string) error {
+			return errors.Join(world.Down(ctx, up), world.Down(ctx, demo), world.Down(ctx, world.Config{Repo: repo, Dir: world.TestDir(repo), Out: os.Stdout}))
 		}},
 		&cobra.Command{Use: "demo", Short: "Show docs/walkthrough.md happen", RunE: func(*cobra.Command, []string) error { return runDemo(ctx, demo) }},
 	)

@@ -139,16 +139,21 @@ func (s *Shell) Run(script string) (Output, error) {
 	return out, nil
 }
 
-// Close ends the shell and waits for it.
+// Close ends the shell, waits for it, and ends what it left running.
 func (s *Shell) Close() error {
 	defer os.RemoveAll(s.dir)
 	if err := s.stdin.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	if s.cmd.ProcessState != nil { // a failed Run has waited already
-		return nil
+	var failed error
+	if s.cmd.ProcessState == nil { // a failed Run has waited already
+		failed = s.cmd.Wait()
 	}
-	return s.cmd.Wait()
+	// Programs in the background are in the shell's process group.
+	if err := syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return errors.Join(failed, err)
+	}
+	return failed
 }
 
 // stream is one of a shell's outputs.

@@ -1,20 +1,23 @@
 package world
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cairn-backup/cairn/internal/daemon"
 )
 
 // Host is the machine's address on the test clusters' network: pods reach the service there.
@@ -23,13 +26,21 @@ const Host = "10.99.0.1"
 // Endpoint is the service's base URL.
 func (w *World) Endpoint() string { return fmt.Sprintf("https://%s:%d", Host, w.Port) }
 
-func (w *World) blobEndpoint() string { return fmt.Sprintf("https://%s:%d", Host, w.Port+1) }
-func (w *World) data() string         { return filepath.Join(w.Dir, "data") }
-func (w *World) pidFile() string      { return filepath.Join(w.Dir, "cairnd.pid") }
+// BlobEndpoint is the base URL at which the service serves storage accounts.
+func (w *World) BlobEndpoint() string { return fmt.Sprintf("https://%s:%d", Host, w.Port+1) }
+
+// PKI is a file of the service's own: ca.crt, server.crt or server.key.
+func (w *World) PKI(name string) string { return filepath.Join(w.data(), "pki", name) }
+
+func (w *World) data() string { return filepath.Join(w.Dir, "data") }
 
 // StartService starts cairnd, unless it runs, and waits until it answers.
 func (w *World) StartService(ctx context.Context) error {
-	if pid := w.servicePID(); pid == 0 {
+	pid, err := w.servicePID()
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
 		if err := w.spawn(); err != nil {
 			return err
 		}
@@ -43,9 +54,13 @@ func (w *World) spawn() error {
 		return err
 	}
 	defer log.Close()
+	blobURL := w.BlobEndpoint()
+	if w.BlobFront != 0 {
+		blobURL = fmt.Sprintf("https://%s:%d", Host, w.BlobFront)
+	}
 	cmd := exec.Command(filepath.Join(w.Bin(), "cairnd"), "--data", w.data(),
 		"--public-url", w.Endpoint(), "--listen", fmt.Sprintf("%s:%d", Host, w.Port),
-		"--blob-url", w.blobEndpoint(), "--blob-listen", fmt.Sprintf("%s:%d", Host, w.Port+1))
+		"--blob-url", blobURL, "--blob-listen", fmt.Sprintf("%s:%d", Host, w.Port+1))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this program
 	if err := cmd.Start(); err != nil {
@@ -53,7 +68,7 @@ func (w *World) spawn() error {
 	}
 	// Reap it if it ends while this program still runs, as a killed one does in tests.
 	go func() { _, _ = cmd.Process.Wait() }()
-	return os.WriteFile(w.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644)
+	return nil
 }
 
 func (w *World) waitHealthy(ctx context.Context) error {
@@ -75,7 +90,7 @@ func (w *World) waitHealthy(ctx context.Context) error {
 }
 
 func (w *World) healthy(ctx context.Context) error {
-	ca, err := os.ReadFile(filepath.Join(w.data(), "pki", "ca.crt"))
+	ca, err := os.ReadFile(w.PKI("ca.crt"))
 	if err != nil {
 		return err
 	}
@@ -98,50 +113,60 @@ func (w *World) healthy(ctx context.Context) error {
 	return nil
 }
 
-// servicePID is the process that runs this world's cairnd, or 0.
-func (w *World) servicePID() int {
-	text, err := os.ReadFile(w.pidFile())
+// servicePID is the process that runs this world's cairnd, or 0. It is found by its data folder: a file with its number may be missing, or name
+// another process by now.
+func (w *World) servicePID() (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		args := strings.Split(string(text), "\x00")
+		if filepath.Base(args[0]) == "cairnd" && slices.Contains(args, w.data()) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		}
 	}
-	// The number may be another process's by now: ours was started on our data folder.
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(args), w.data()) {
-		return 0
-	}
-	return pid
+	return 0, nil
 }
 
-// StopService ends cairnd in order.
-func (w *World) StopService() error { return w.signalService(syscall.SIGTERM) }
+// stopService ends cairnd in order, or by force if it takes too long.
+func (w *World) stopService() error {
+	if err := w.signalService(syscall.SIGTERM); err != nil {
+		return errors.Join(err, w.KillService())
+	}
+	return nil
+}
 
 // KillService ends cairnd with SIGKILL.
 func (w *World) KillService() error { return w.signalService(syscall.SIGKILL) }
 
+// signalService returns when the service has ended.
 func (w *World) signalService(sig syscall.Signal) error {
-	pid := w.servicePID()
-	if pid == 0 {
-		return nil
-	}
-	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
-	}
 	deadline := time.NewTimer(30 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for w.servicePID() != 0 {
+	for signalled := false; ; {
+		pid, err := w.servicePID()
+		if pid == 0 || err != nil {
+			return err
+		}
+		if !signalled {
+			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
+			}
+			signalled = true
+		}
 		select {
 		case <-deadline.C:
 			return fmt.Errorf("cairnd (pid %d) still runs 30s after %s", pid, sig)
 		case <-tick.C:
 		}
 	}
-	return nil
 }
 
 // systemBundles are where Linux distributions keep the certificate authorities.
@@ -150,7 +175,7 @@ var systemBundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls
 // writeEnv writes the file to be sourced, and the bundle of certificate authorities that it names: the system's and ours, so
 // that other programs in the same shell keep working.
 func (w *World) writeEnv(context.Context) error {
-	ca, err := os.ReadFile(filepath.Join(w.data(), "pki", "ca.crt"))
+	ca, err := os.ReadFile(w.PKI("ca.crt"))
 	if err != nil {
 		return err
 	}
@@ -172,7 +197,7 @@ func (w *World) writeEnv(context.Context) error {
 			fmt.Fprintf(&text, "export PATH=\"%s\"\n", value)
 			continue
 		}
-		fmt.Fprintf(&text, "export %s='%s'\n", key, value)
+		fmt.Fprintf(&text, "export %s='%s'\n", key, strings.ReplaceAll(value, "'", `'\''`))
 	}
 	return os.WriteFile(w.EnvFile(), []byte(text.String()), 0o600)
 }
@@ -185,21 +210,13 @@ func (w *World) vars() []string {
 	if len(w.Clusters) > 0 {
 		vars = append(vars, "KUBECONFIG="+w.Kubeconfig(w.Clusters[0]))
 	}
-	file, err := os.Open(filepath.Join(w.data(), "admin.env"))
+	admin, err := daemon.ReadEnv(filepath.Join(w.data(), "admin.env"))
 	if err != nil {
 		return vars
 	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		key, value, ok := strings.Cut(strings.TrimPrefix(lines.Text(), "export "), "=")
-		if !ok || strings.HasPrefix(key, "#") {
-			continue
-		}
-		if key == "SSL_CERT_FILE" {
-			value = w.bundle()
-		}
-		vars = append(vars, key+"="+strings.Trim(value, `'"`))
+	admin["SSL_CERT_FILE"] = w.bundle()
+	for _, name := range slices.Sorted(maps.Keys(admin)) {
+		vars = append(vars, name+"="+admin[name])
 	}
 	return vars
 }

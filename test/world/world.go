@@ -6,6 +6,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,9 @@ const (
 
 // ExtensionImage is the extension's image in the test clusters; they pull nothing, it is imported.
 const ExtensionImage = "registry.test/cairn-extension:dev"
+
+// TestDir is the folder of the end-to-end tests' world.
+func TestDir(repo string) string { return filepath.Join(repo, ".e2e") }
 
 // Cluster is one Kubernetes cluster of a world.
 type Cluster struct {
@@ -42,6 +46,9 @@ type Config struct {
 	Clusters []Cluster
 	// Port is the service's port for the API; the blob endpoint has the next one.
 	Port int
+	// BlobFront, if not 0, is the port at which clients are told that the blob endpoint is: a test that forwards from there to BlobEndpoint
+	// can disturb what passes.
+	BlobFront int
 	// Out gets a line for every step, with the time it took.
 	Out io.Writer
 }
@@ -93,13 +100,12 @@ func Up(ctx context.Context, cfg Config) (*World, error) {
 // Down ends the world in cfg.Dir and removes its folder. A world that is not there is no error.
 func Down(ctx context.Context, cfg Config) error {
 	w := &World{Config: cfg}
-	if err := w.StopService(); err != nil {
-		return fmt.Errorf("stop the service: %w", err)
-	}
+	failed := w.stopService()
 	if _, err := os.Stat(w.clusterDir()); err == nil {
-		if err := w.TestCluster(ctx, "down", "--all"); err != nil {
-			return fmt.Errorf("stop the clusters: %w", err)
-		}
+		failed = errors.Join(failed, w.TestCluster(ctx, "down", "--all"))
+	}
+	if failed != nil {
+		return fmt.Errorf("take down %s: %w", w.Dir, failed)
 	}
 	return os.RemoveAll(w.Dir)
 }
@@ -108,8 +114,8 @@ func (w *World) logs() string       { return filepath.Join(w.Dir, "log") }
 func (w *World) clusterDir() string { return filepath.Join(w.Dir, "clusters") }
 func (w *World) cache() string      { return filepath.Join(w.Repo, ".cache") }
 
-// imageFile is the extension's image as a file.
-func (w *World) imageFile() string { return filepath.Join(w.Dir, "cairn-extension.tar") }
+// ImageFile is the extension's image as a file.
+func (w *World) ImageFile() string { return filepath.Join(w.Dir, "cairn-extension.tar") }
 
 func (w *World) build(ctx context.Context) error {
 	if err := w.run(ctx, w.Repo, "go", "build", "-trimpath", "-o", w.Bin()+"/", "./cmd/cairn", "./cmd/cairnd"); err != nil {
@@ -118,7 +124,7 @@ func (w *World) build(ctx context.Context) error {
 	if err := relink("cairn", filepath.Join(w.Bin(), "az")); err != nil {
 		return err
 	}
-	if err := w.run(ctx, w.Repo, "go", "run", "./cmd/cairn-image", "--name", ExtensionImage, "--output", w.imageFile()); err != nil {
+	if err := w.run(ctx, w.Repo, "go", "run", "./cmd/cairn-image", "--name", ExtensionImage, "--output", w.ImageFile()); err != nil {
 		return err
 	}
 	return w.run(ctx, filepath.Join(w.Repo, "test", "cluster"), "go", "build", "-trimpath", "-o", filepath.Join(w.Bin(), "testcluster"), ".")
@@ -138,7 +144,7 @@ func (w *World) TestClusterOutput(ctx context.Context, args ...string) (string, 
 }
 
 func (w *World) startClusters(ctx context.Context) error {
-	args := []string{"up", "--image", w.imageFile()}
+	args := []string{"up", "--image", w.ImageFile()}
 	for _, c := range w.Clusters {
 		args = append(args, c.Name)
 	}

@@ -36,7 +36,7 @@ func EnsureBridge() error {
 	}
 	bridge, err := netlink.LinkByName(layout.Bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		bridge = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: layout.Bridge}}
+		bridge = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: layout.Bridge, HardwareAddr: hardware(layout.HostIP)}}
 		err = netlink.LinkAdd(bridge)
 	}
 	if err != nil {
@@ -99,7 +99,10 @@ func Claim(c layout.Cluster) error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", layout.Bridge, err)
 	}
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: c.Link(), MasterIndex: bridge.Attrs().Index, Alias: alias}, PeerName: peer(c)}
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: c.Link(), MasterIndex: bridge.Attrs().Index, Alias: alias},
+		PeerName:  peer(c), PeerHardwareAddr: hardware(c.NodeIP()),
+	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("link %s: %w", c.Link(), err)
 	}
@@ -266,6 +269,13 @@ func sysctlPath(name string) string {
 
 // peer is the name of the node's end of the link while it is still on the machine.
 func peer(c layout.Cluster) string { return "tcn-" + c.Name }
+
+// hardware is the hardware address of whoever has the address ip. Were it any other each time, as by default, the node and
+// the machine would go on sending to each other's old one for up to half a minute: to that of a node that was started
+// anew, and to that of the bridge, which otherwise has the lowest of its links'.
+func hardware(ip string) net.HardwareAddr {
+	return append(net.HardwareAddr{2, 0}, net.ParseIP(ip).To4()...)
+}
 
 func network(cidr string) *net.IPNet {
 	_, n, err := net.ParseCIDR(cidr)

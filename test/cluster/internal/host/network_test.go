@@ -53,6 +53,30 @@ func TestNetworkAfterCrash(t *testing.T) {
 	}
 }
 
+// Neighbours remember hardware addresses for a while, so a node that is started anew must have the one it had, and the
+// bridge must keep its own when clusters come and go.
+func TestHardwareAddressesStay(t *testing.T) {
+	enterNetwork(t)
+	if err := host.EnsureBridge(); err != nil {
+		t.Fatal(err)
+	}
+	c := layout.Cluster{Name: "mine", Index: 3, Dir: "/state"}
+	var seen []string
+	for range 2 {
+		if err := host.Claim(c); err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, link(t, "tcn-mine").Attrs().HardwareAddr.String()+" "+link(t, layout.Bridge).Attrs().HardwareAddr.String())
+		if err := host.RemoveLink(c); err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, "02:00:0a:63:00:0d "+link(t, layout.Bridge).Attrs().HardwareAddr.String())
+	}
+	if slices.Sort(seen); len(slices.Compact(seen)) != 1 {
+		t.Errorf("the node's and the bridge's addresses were %v", seen)
+	}
+}
+
 // A cluster that crashed has lost its link; when another has got its address meanwhile, the route is the other's.
 func TestRemoveLinkLeavesAnothersRoute(t *testing.T) {
 	enterNetwork(t)

@@ -143,7 +143,7 @@ func (r *Restore) refused(ctx context.Context, c creation, err error) error {
 	}
 	r.tally.outcome(bundle.RestoreFailed, c.resource, code, err.Error())
 	if c.decision.Source == plan.FromSnapshot {
-		return r.removeSnapshot(ctx, c.namespace(), snapshotName(r.UID, c.namespace(), c.name()))
+		r.removeSnapshot(ctx, c.namespace(), snapshotName(r.UID, c.namespace(), c.name()))
 	}
 	return nil
 }

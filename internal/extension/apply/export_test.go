@@ -5,4 +5,6 @@ var (
 	Ready       = ready
 	Trouble     = trouble
 	MergeOwners = mergeOwners
+
+	SnapshotName = snapshotName
 )

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type Options struct {
 	Request plan.Request
 	// Report takes what became of each object, one call at a time. Its first error ends the restore.
 	Report func(bundle.RestoreOutcome) error
+	Log    *slog.Logger
 	Now    func() time.Time
 	// Workers is how many objects are created at once; more than 16 do not make a small API server faster.
 	Workers int

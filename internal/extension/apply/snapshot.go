@@ -70,6 +70,7 @@ func (r *Restore) snapshotFor(ctx context.Context, c creation) (stop bool, err e
 				return true, ctx.Err()
 			}
 			r.tally.outcome(bundle.RestoreFailed, c.resource, CodeSnapshotNotImported, err.Error())
+			r.removeSnapshot(ctx, c.namespace(), name)
 			return true, nil
 		}
 	}
@@ -109,7 +110,8 @@ func snapshotObjects(restore types.UID, name, namespace, claim, mode string, rec
 	return content, snapshot
 }
 
-// ensure creates an object of ours unless it is there from an earlier attempt.
+// ensure creates an object of ours unless it is there from an earlier attempt. One that is going away is awaited: the controllers know the objects by their UIDs, and would
+// not join an old one and a new one.
 func (r *Restore) ensure(ctx context.Context, resource schema.GroupVersionResource, object map[string]any) error {
 	o := &unstructured.Unstructured{Object: object}
 	began := r.Now()
@@ -117,8 +119,13 @@ func (r *Restore) ensure(ctx context.Context, resource schema.GroupVersionResour
 		_, err := r.Cluster.Dynamic.Resource(resource).Namespace(o.GetNamespace()).Create(ctx, o, metav1.CreateOptions{FieldManager: FieldManager(r.UID)})
 		limit := r.Patience
 		switch Classify(err) {
-		case Done, Exists:
+		case Done:
 			return nil
+		case Exists:
+			if r.stays(ctx, resource, o) {
+				return nil
+			}
+			limit, err = min(limit, vanishingPatience), errors.New("one of an earlier attempt is being deleted")
 		case Unserved, Later:
 			limit = min(limit, unservedPatience)
 		case Again, Vanishing:
@@ -134,9 +141,18 @@ func (r *Restore) ensure(ctx context.Context, resource schema.GroupVersionResour
 	}
 }
 
-// removeSnapshot removes the objects of a claim's snapshot; storage keeps the snapshot.
-func (r *Restore) removeSnapshot(ctx context.Context, namespace, name string) error {
-	return removeSnapshot(ctx, r.Cluster, r.Now(), namespace, name)
+// stays reports whether an object is there and is not going away. If that cannot be learnt now, it can with the next look.
+func (r *Restore) stays(ctx context.Context, resource schema.GroupVersionResource, o *unstructured.Unstructured) bool {
+	found, err := r.Cluster.Dynamic.Resource(resource).Namespace(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
+	return err == nil && found.GetDeletionTimestamp() == nil
+}
+
+// removeSnapshot removes the objects of a claim's snapshot; storage keeps the snapshot. Nothing waits for it: the claim has its volume, or does not get one, and what cannot be
+// removed now is left to the sweeper.
+func (r *Restore) removeSnapshot(ctx context.Context, namespace, name string) {
+	if err := removeSnapshot(ctx, r.Cluster, r.Now(), namespace, name); err != nil && ctx.Err() == nil {
+		r.Log.Warn("the objects of a claim's snapshot cannot be removed, the sweeper will do it", "error", err)
+	}
 }
 
 // removeSnapshot may be called again and again until the objects are gone. The content is the last to be deleted, since by it the sweeper finds both.

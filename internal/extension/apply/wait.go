@@ -252,9 +252,7 @@ func (r *Restore) lookAtClaims(ctx context.Context) (string, error) {
 		}
 		for _, key := range bound {
 			if s := r.waiting.claims[key].snapshot; s != "" {
-				if err := r.removeSnapshot(ctx, key.namespace, s); err != nil {
-					return "", err
-				}
+				r.removeSnapshot(ctx, key.namespace, s)
 			}
 			delete(r.waiting.claims, key)
 			r.tally.change(func(t *Tally) { t.Volumes++ })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cairn-backup/cairn/internal/bundle"
@@ -38,10 +40,14 @@ type world struct {
 	key     *age.X25519Identity
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld makes a world. Each wrap stands between it and the API server.
+func newWorld(t *testing.T, wrap ...transport.WrapperFunc) *world {
 	t.Helper()
 	config := rest.CopyConfig(server.Config)
 	config.QPS, config.Burst = -1, -1
+	for _, f := range wrap {
+		config.Wrap(f)
+	}
 	d, err := dynamic.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
@@ -255,7 +261,7 @@ func (w *world) run(t *testing.T, id string, uid types.UID, req plan.Request, ch
 	defer cancel()
 	a := &attempt{cancel: cancel}
 	opts := apply.Options{
-		Cluster: w.cluster, UID: uid, Request: req, Now: time.Now, Workers: 8, Patience: 4 * time.Second, Interval: 200 * time.Millisecond,
+		Cluster: w.cluster, UID: uid, Request: req, Log: slog.New(slog.DiscardHandler), Now: time.Now, Workers: 8, Patience: 4 * time.Second, Interval: 200 * time.Millisecond,
 		Report: func(o bundle.RestoreOutcome) error {
 			a.mu.Lock()
 			defer a.mu.Unlock()

@@ -133,7 +133,7 @@ func (r *Restores) begin(restore *v1alpha1.Restore) *attempt {
 func (r *Restores) options(uid types.UID, spec v1alpha1.RestoreSpec, report func(bundle.RestoreOutcome) error) apply.Options {
 	return apply.Options{
 		Cluster: r.Cluster, UID: uid, Request: plan.Request{Filter: spec.Filter, RestoreVolumeData: spec.RestoreVolumeData},
-		Report: report, Now: r.Now, Workers: restoreWorkers, Patience: r.Patience, Interval: r.Interval,
+		Report: report, Log: r.Log, Now: r.Now, Workers: restoreWorkers, Patience: r.Patience, Interval: r.Interval,
 	}
 }
 

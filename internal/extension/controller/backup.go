@@ -268,9 +268,14 @@ func (b *backupRun) attempt(ctx context.Context) (ctrl.Result, error) {
 	}
 	attempt := b.ledger.status().Attempt
 	b.log.Info("attempt begins", "attempt", attempt)
-	err = b.make(ctx, attempt)
+	making, stop := b.ledger.stoppable(ctx)
+	defer stop()
+	err = b.make(making, attempt)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
+	}
+	if err != nil && errors.Is(context.Cause(making), errDeleted) {
+		return b.resume(ctx, b.ledger.status())
 	}
 	if err != nil {
 		why := backupCause(err)

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -49,6 +50,8 @@ type site struct {
 	snapshots *kubetest.Storage
 	key       *age.X25519Identity
 
+	serving atomic.Int32 // requests to the container that are being carried out
+
 	mu   sync.Mutex
 	blob func(w http.ResponseWriter, r *http.Request, next http.Handler) // what happens to requests to the container
 }
@@ -65,6 +68,8 @@ func newSite(t *testing.T, volumes int) *site {
 	s := &site{t: t, namespace: fmt.Sprintf("shop-%d", number), snapshots: kubetest.StartStorage(t, cluster), key: key}
 	s.endpoint = blobtest.StartServer(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.serving.Add(1)
+			defer s.serving.Add(-1)
 			s.mu.Lock()
 			handle := s.blob
 			s.mu.Unlock()
@@ -402,6 +407,7 @@ func TestAKillAtAnyWriteLeavesOneWholeRecoveryPoint(t *testing.T) {
 		_, _ = s.backups(k.wrap).Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)})
 		cancel()
 		s.onBlob(nil)
+		eventually(t, "what it had asked of storage is done", func() bool { return s.serving.Load() == 0 })
 		status := s.finish(s.backups(), b)
 		if status.Phase != v1alpha1.PhaseCompleted {
 			t.Fatalf("killed at %d: %+v", at, status)
@@ -623,6 +629,77 @@ func TestADeletedBackupIsUndone(t *testing.T) {
 	}
 	b.Finalizers = nil
 	s.nothing(b)
+}
+
+func TestABackupThatIsDeletedWhileItRunsIsUndone(t *testing.T) {
+	s := newSite(t, 1)
+	b := s.newBackup()
+	s.snapshots.OnTake(func(string) error { return kubetest.NotYet })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.backups().Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)})
+		done <- err
+	}()
+	eventually(t, "it waits for the snapshot", func() bool {
+		var list snapshotv1.VolumeSnapshotContentList
+		return cluster.Client.List(t.Context(), &list) == nil && len(list.Items) == 1
+	})
+	if err := cluster.Client.Delete(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its snapshot is given up", func() bool {
+		var list snapshotv1.VolumeSnapshotContentList
+		return cluster.Client.List(t.Context(), &list) == nil && len(list.Items) == 1 && list.Items[0].DeletionTimestamp != nil
+	})
+	s.snapshots.OnTake(nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(b), b); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Errorf("the Backup is still there: %v", err)
+	}
+	b.Finalizers = nil
+	s.nothing(b)
+}
+
+func TestABackupThatIsDeletedWhenItIsCommittedEnds(t *testing.T) {
+	s := newSite(t, 1)
+	b := s.newBackup()
+	watch, err := cluster.Client.Watch(t.Context(), &v1alpha1.BackupList{}, client.InNamespace(b.Namespace), client.MatchingFields{"metadata.name": b.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	s.onBlob(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if isWrite(r) && strings.HasSuffix(r.URL.Path, "recoverypoint.json") {
+			if err := cluster.Client.Delete(context.WithoutCancel(r.Context()), b.DeepCopy()); client.IgnoreNotFound(err) != nil {
+				t.Error(err)
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+	if _, err := s.backups().Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)}); err != nil {
+		t.Fatal(err)
+	}
+	timeout := time.After(30 * time.Second)
+	for gone := false; !gone; {
+		select {
+		case event := <-watch.ResultChan():
+			gone = event.Type == apiwatch.Deleted
+			if now, ok := event.Object.(*v1alpha1.Backup); ok {
+				b = now
+			}
+		case <-timeout:
+			t.Fatal("the Backup does not go")
+		}
+	}
+	if !b.Status.Committed || !b.Status.Phase.Final() {
+		t.Errorf("its last status: %+v", b.Status)
+	}
+	b.Finalizers = nil // as they were before the last one was taken off
+	s.whole(b)
 }
 
 func eventually(t *testing.T, what string, reached func() bool) {

@@ -199,6 +199,8 @@ func (b *backupRun) commit(ctx context.Context, c cut, writer *bundle.Writer, vo
 	if err := writer.Report(ctx, report); err != nil {
 		return err
 	}
+	// A request to storage that is given up may still be carried out, after the attempt was undone.
+	b.ledger.finish()
 	status := b.ledger.status()
 	rp, err := writer.Commit(ctx, bundle.RecoveryPoint{
 		Started: status.Started.UTC(), Cut: c.time, Committed: b.Now().UTC(), ResourceVersion: c.revision, Cluster: c.cluster,

@@ -301,17 +301,26 @@ func (a *attempt) write(ctx context.Context) error {
 	return replaceStatus(ctx, a.Client, a.object, a.object.Status)
 }
 
-// replaceStatus replaces all of an object's status: a merge would leave behind what an earlier attempt counted.
+// replaceStatus replaces all of an object's status.
 func replaceStatus(ctx context.Context, c client.Client, object client.Object, status any) error {
-	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": status}})
+	patch, err := statusPatch(object.GetName(), status)
 	if err != nil {
-		return fmt.Errorf("status of %s: %w", object.GetName(), err)
+		return err
 	}
 	target, ok := object.DeepCopyObject().(client.Object) // Patch writes the server's answer into it
 	if !ok {
 		return fmt.Errorf("status of %s: a copy of it is no object", object.GetName())
 	}
-	return c.Status().Patch(ctx, target, client.RawPatch(types.JSONPatchType, patch))
+	return c.Status().Patch(ctx, target, patch)
+}
+
+// statusPatch replaces all of a status: a merge would leave behind what an earlier attempt counted.
+func statusPatch(name string, status any) (client.Patch, error) {
+	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/status", "value": status}})
+	if err != nil {
+		return nil, fmt.Errorf("status of %s: %w", name, err)
+	}
+	return client.RawPatch(types.JSONPatchType, patch), nil
 }
 
 // opened is storage, and the key to one recovery point in it.

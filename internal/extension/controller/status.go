@@ -21,7 +21,7 @@ import (
 const maxWarnings = 200
 
 // ledger is a Backup's status while the backup runs. What a step relies on is written by record, at once; the rest by follow, at most once a
-// second.
+// second. The answers say whether the Backup was deleted meanwhile.
 type ledger struct {
 	client client.Client
 	now    func() time.Time
@@ -32,6 +32,19 @@ type ledger struct {
 	mu     sync.Mutex
 	backup *v1alpha1.Backup
 	dirty  bool
+	stop   context.CancelCauseFunc // ends the attempt that runs when the Backup was deleted; nil if none runs
+}
+
+// errDeleted ends an attempt whose Backup was deleted.
+var errDeleted = errors.New("the backup was deleted")
+
+// stoppable returns a context for an attempt, which ends when the Backup is deleted.
+func (l *ledger) stoppable(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithCancelCause(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop = stop
+	return ctx, func() { stop(nil) }
 }
 
 // change changes the status; it will be written soon.
@@ -42,17 +55,27 @@ func (l *ledger) change(f func(*v1alpha1.BackupStatus)) {
 	l.dirty = true
 }
 
+// finish makes the attempt go on to its end though the Backup be deleted.
+func (l *ledger) finish() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop = nil
+}
+
 // record changes the status and returns when the API server has it. It tries again for a while if the API server is away.
 func (l *ledger) record(ctx context.Context, f func(*v1alpha1.BackupStatus)) error {
 	l.change(f)
 	return patiently(ctx, func() error { return l.write(ctx) })
 }
 
+// restTime is how many seconds pass without a write at most, so that a deletion is noticed soon.
+const restTime = 10
+
 // follow writes changes, and the number of bytes stored, once a second until the context ends. A failure is no harm: the next one has all.
 func (l *ledger) follow(ctx context.Context, stored func() int64) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for rested := 1; ; rested++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -64,9 +87,10 @@ func (l *ledger) follow(ctx context.Context, stored func() int64) {
 		}
 		dirty := l.dirty
 		l.mu.Unlock()
-		if !dirty {
+		if !dirty && rested < restTime {
 			continue
 		}
+		rested = 0
 		if err := l.write(ctx); err != nil && ctx.Err() == nil {
 			l.log.Warn("progress of a backup cannot be written, it is tried again", "backup", l.backup.Name, "error", err)
 		}
@@ -80,13 +104,20 @@ func (l *ledger) write(ctx context.Context) error {
 	copied := l.backup.DeepCopy()
 	l.dirty = false
 	l.mu.Unlock()
-	err := replaceStatus(ctx, l.client, copied, copied.Status)
-	if err != nil {
-		l.mu.Lock()
-		l.dirty = true
-		l.mu.Unlock()
+	patch, err := statusPatch(copied.Name, copied.Status)
+	if err == nil {
+		err = l.client.Status().Patch(ctx, copied, patch)
 	}
-	return err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.dirty = true
+		return err
+	}
+	if l.backup.DeletionTimestamp = copied.DeletionTimestamp; l.backup.DeletionTimestamp != nil && l.stop != nil {
+		l.stop(errDeleted)
+	}
+	return nil
 }
 
 // status returns a copy of the status.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/cairn-backup/cairn/test/cluster/components/csi-driver/disk"
 	"github.com/cairn-backup/cairn/test/cluster/internal/host"
@@ -139,9 +140,10 @@ func newLoadCommand(p *program) *cobra.Command {
 }
 
 func newKillCommand(p *program) *cobra.Command {
-	return &cobra.Command{
+	signal := "KILL"
+	c := &cobra.Command{
 		Use:   "kill NAME COMPONENT",
-		Short: "Kill (SIGKILL) a component of the cluster; it is started again by itself",
+		Short: "Send a signal to a component of the cluster; one that ends is started again by itself",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, _, err := p.running(args[0])
@@ -151,18 +153,24 @@ func newKillCommand(p *program) *cobra.Command {
 			if err := p.checkComponent(c, args[1]); err != nil {
 				return err
 			}
-			return kill(c, args[1])
+			number := unix.SignalNum("SIG" + signal)
+			if number == 0 {
+				return fmt.Errorf("there is no signal %q; use KILL, TERM, STOP or CONT", signal)
+			}
+			return kill(c, args[1], number)
 		},
 	}
+	c.Flags().StringVarP(&signal, "signal", "s", signal, "the signal's name without SIG: STOP holds the component up until CONT")
+	return c
 }
 
-// kill kills the component's processes, known by the name that the supervisor has given them.
-func kill(c layout.Cluster, component string) error {
+// kill sends a signal to the component's processes, known by the name that the supervisor has given them.
+func kill(c layout.Cluster, component string, signal syscall.Signal) error {
 	pids, err := host.Processes(c)
 	if err != nil {
 		return err
 	}
-	killed := 0
+	found := 0
 	for _, pid := range pids {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil {
@@ -171,12 +179,12 @@ func kill(c layout.Cluster, component string) error {
 		if name, _, _ := strings.Cut(string(line), "\x00"); name != component {
 			continue
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(pid, signal); err != nil {
 			return fmt.Errorf("kill %s: %w", component, err)
 		}
-		killed++
+		found++
 	}
-	if killed == 0 {
+	if found == 0 {
 		return fmt.Errorf("%s is not running in cluster %s just now; see: testcluster logs %[2]s %[1]s", component, c.Name)
 	}
 	return nil

@@ -1,12 +1,11 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -17,84 +16,176 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/yaml"
-
 	"github.com/cairn-backup/cairn/test/cluster/internal/host"
 	"github.com/cairn-backup/cairn/test/cluster/internal/layout"
 )
 
-// A name of its own, so that the test does not touch clusters that are up for something else.
-const name = "selftest"
+// Names of their own, so that the tests do not touch clusters that are up for something else.
+const first, second = "selftest", "selftest2"
 
-var snapshots = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshots"}
+// testcluster is the path of the built program.
+var testcluster string
 
-// TestClusterUpDown runs the built program as a user does: a cluster comes up, a pod's file survives into a pod on a
-// volume restored from a snapshot, a crash loses nothing, and after down nothing of it is on the machine. It needs root.
-func TestClusterUpDown(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Fatal("a cluster needs namespaces, mounts and a bridge; run this test as root")
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "testcluster")
+	if err != nil {
+		panic(err)
 	}
+	testcluster = filepath.Join(dir, "testcluster")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", testcluster, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	code := 1
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+	} else {
+		code = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// TestClusterUpDown runs the built program as a user does: two clusters come up side by side, a pod's file survives into
+// pods on volumes restored from its snapshot in both, a crash loses nothing, and after down nothing of them is on the
+// machine, whether they ran or had crashed. It needs root.
+func TestClusterUpDown(t *testing.T) {
+	requireRoot(t)
+	p := program{filepath.Join(t.TempDir(), "clusters")}
+	p.run(t, "build") // on a new machine this takes longer than all the rest
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	p := buildProgram(t)
-	p.removePredecessor(t)
+	removePredecessors(t)
 	t.Cleanup(func() { p.run(t, "down", "--all") })
+	before := lookAt(t)
 
-	p.run(t, "up", name)
-	if out := p.run(t, "up", name); !strings.Contains(out, "is up already") {
+	p.run(t, "up", first, second)
+	if out := p.run(t, "up", first); !strings.Contains(out, "is up already") {
 		t.Errorf("the second up says:\n%s", out)
 	}
-	c := connect(t, ctx, p)
-	c.writeFile()
-	p.run(t, "fault", name, "CreateSnapshot", "--fail", "1", "--code", "Unavailable", "--message", "try again")
-	c.snapshot()
-	if out := p.run(t, "fault", name); strings.TrimSpace(out) != "{}" {
+	a, b := connect(t, ctx, p, first), connect(t, ctx, p, second)
+	a.apply(writer)
+	a.waitFor("the writer to serve its file", a.served)
+	p.run(t, "fault", first, "CreateSnapshot", "--fail", "1", "--code", "Unavailable", "--message", "try again")
+	a.apply(snapshot)
+	a.await("volumesnapshot/snap", "jsonpath={.status.readyToUse}=true")
+	if out := p.run(t, "fault", first); strings.TrimSpace(out) != "{}" {
 		t.Errorf("after the snapshot these faults are left:\n%s", out)
 	}
-	p.run(t, "kill", name, "kube-apiserver")
-	c.waitFor("the API server to be back", func() error { return c.k.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error() })
-	c.readRestored()
+
+	p.run(t, "kill", first, "kube-apiserver", "--signal", "STOP")
+	if out := p.run(t, "status"); !strings.Contains(out, "the API server does not answer") {
+		t.Errorf("status while the API server was stopped:\n%s", out)
+	}
+	p.run(t, "kill", first, "kube-apiserver", "--signal", "CONT")
+	a.waitFor("the API server to go on", a.ready)
+	p.run(t, "kill", first, "kube-apiserver")
+	a.waitFor("the API server to be back", a.ready)
+
+	a.readRestored()
+	b.apply(fmt.Sprintf(foreignSnapshot, a.kubectl("get", "volumesnapshotcontent", "-o", "jsonpath={.items[*].status.snapshotHandle}")))
+	b.readRestored()
+	b.apply(raw)
+	b.await("pod/raw", "condition=Ready")
+	p.checkDisks(t, 4, 1)
+
+	traces := b.traces()
+	b.crash()
+	p.run(t, "down", second)
+	traces.checkGone(t)
 	p.checkDisks(t, 2, 1)
 
-	c.crash()
+	a.crash()
 	if out := p.run(t, "status"); !strings.Contains(out, "crashed") {
 		t.Errorf("status after the node was killed:\n%s", out)
 	}
-	p.run(t, "up", name, "--keep")
-	c.waitFor("the writer to serve its file again", c.served)
+	p.run(t, "up", first, "--keep")
+	a.waitFor("the writer to serve its file again", a.served)
 	p.checkDisks(t, 2, 1)
 
-	traces := c.traces()
-	p.run(t, "down", name)
+	traces = a.traces()
+	cloud := backing(t, layout.CloudImage(p.dir))
+	p.run(t, "down", first)
 	traces.checkGone(t)
+	before.checkSame(t, p.dir, cloud)
+}
+
+// A cluster that has crashed holds neither its name nor its address; down must not touch the cluster of another state
+// folder that has got them since.
+func TestDownLeavesAnothers(t *testing.T) {
+	requireRoot(t)
+	other := layout.Cluster{Name: "selftest3", Index: layout.MaxIndex, Dir: t.TempDir()}
+	locked(t, func() error { return host.RemoveLink(other) }) // of an earlier test that was killed
+	locked(t, host.EnsureBridge)
+	t.Cleanup(func() { locked(t, host.RemoveBridge) })
+	locked(t, func() error { return host.Claim(other) })
+	t.Cleanup(func() { locked(t, func() error { return host.RemoveLink(other) }) })
+	if err := host.MakeCgroups(other); err != nil {
+		t.Fatal(err)
+	}
+	process := exec.Command("cat") // until its input is closed
+	input, err := process.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := host.JoinCgroups(other, process.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{other.Name, "selftest4"} {
+		p := program{filepath.Join(t.TempDir(), "clusters")}
+		crashed := layout.Cluster{Name: name, Dir: p.dir}
+		if err := os.MkdirAll(crashed.Home(), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(crashed.Path("cluster.json"), fmt.Appendf(nil, `{"index": %d, "ready": true}`, other.Index), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p.run(t, "down", "--all")
+		if _, err := os.Stat(p.dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the state folder is still there (%v)", name, err)
+		}
+		if _, err := net.InterfaceByName(other.Link()); err != nil {
+			t.Errorf("%s: the other's link: %v", name, err)
+		}
+		if !routed(t, other.PodCIDR()) {
+			t.Errorf("%s: the other's route is gone", name)
+		}
+	}
+	if err := errors.Join(input.Close(), process.Wait(), host.RemoveCgroups(other)); err != nil {
+		t.Errorf("the other's process: %v", err)
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("a cluster needs namespaces, mounts and a bridge; run this test as root")
+	}
+}
+
+// locked calls do while no program changes the machine's network.
+func locked(t *testing.T, do func() error) {
+	t.Helper()
+	unlock, err := host.Lock(context.Background(), "host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := do(); err != nil {
+		t.Error(err)
+	}
 }
 
 // program is the built testcluster with a state folder of the test's own.
-type program struct{ path, dir string }
-
-func buildProgram(t *testing.T) program {
-	t.Helper()
-	p := program{path: filepath.Join(t.TempDir(), "testcluster"), dir: filepath.Join(t.TempDir(), "clusters")}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", p.path, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return p
-}
+type program struct{ dir string }
 
 // run runs a command of the program, which must succeed, and returns all that it printed.
 func (p program) run(t *testing.T, args ...string) string {
 	t.Helper()
 	start := time.Now()
-	out, err := exec.Command(p.path, append(args, "--dir", p.dir)...).CombinedOutput()
+	out, err := exec.Command(testcluster, append(args, "--dir", p.dir)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("testcluster %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -102,16 +193,16 @@ func (p program) run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// removePredecessor removes the cluster of an earlier test that was killed.
-func (p program) removePredecessor(t *testing.T) {
+// removePredecessors removes the clusters of an earlier test that was killed.
+func removePredecessors(t *testing.T) {
 	t.Helper()
 	members, err := host.Members()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range members {
-		if m.Name == name {
-			program{p.path, m.Dir}.run(t, "down", name)
+		if m.Name == first || m.Name == second {
+			program{m.Dir}.run(t, "down", m.Name)
 		}
 	}
 }
@@ -127,58 +218,76 @@ func (p program) checkDisks(t *testing.T, disks, snapshots int) {
 	}
 }
 
-// cluster is the cluster under test, seen from the machine.
+// cluster is a cluster under test, seen from the machine.
 type cluster struct {
 	layout.Cluster
 	t   *testing.T
 	ctx context.Context
-	k   *kubernetes.Clientset
-	d   *dynamic.DynamicClient
+	bin string // the folder of kubectl
 }
 
-func connect(t *testing.T, ctx context.Context, p program) *cluster {
+func connect(t *testing.T, ctx context.Context, p program, name string) *cluster {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(p.dir, name, "kubeconfig"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := dynamic.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	members, err := host.Members()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range members {
 		if m.Name == name && m.Dir == p.dir {
-			return &cluster{layout.Cluster{Name: name, Index: m.Index, Dir: p.dir}, t, ctx, k, d}
+			return &cluster{layout.Cluster{Name: name, Index: m.Index, Dir: p.dir}, t, ctx, strings.TrimSpace(p.run(t, "bin"))}
 		}
 	}
 	t.Fatalf("cluster %s is not among %v", name, members)
 	return nil
 }
 
-// writeFile runs a pod that writes a file on a new volume and serves it; the machine reads it from the pod's address.
-func (c *cluster) writeFile() {
-	c.t.Helper()
-	c.claim("data", nil)
-	c.pod("writer", "data", "[ -e /data/file ] || echo payload > /data/file; sync; exec httpd -f -p 8080 -h /data", corev1.RestartPolicyAlways)
-	c.waitFor("the writer to serve its file", c.served)
+// command is a call of kubectl.
+func (c *cluster) command(args ...string) *exec.Cmd {
+	args = append([]string{"--kubeconfig", c.Kubeconfig(), "--cache-dir", c.Path("kubectl")}, args...)
+	return exec.CommandContext(c.ctx, filepath.Join(c.bin, "kubectl"), args...)
 }
+
+// kubectl returns what a call of kubectl prints, which must succeed.
+func (c *cluster) kubectl(args ...string) string {
+	c.t.Helper()
+	out, err := c.command(args...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("%s: kubectl %s: %v\n%s", c.Name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (c *cluster) apply(manifest string) {
+	c.t.Helper()
+	cmd := c.command("apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(manifest)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: kubectl apply: %v\n%s\n%s", c.Name, err, out, manifest)
+	}
+}
+
+// await waits for a condition in the terms of kubectl wait.
+func (c *cluster) await(object, condition string) {
+	c.t.Helper()
+	c.waitFor(object+" to have "+condition, func() error {
+		out, err := c.command("wait", object, "--for", condition, "--timeout", "2m").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+}
+
+func (c *cluster) ready() error { return c.command("get", "--raw", "/readyz").Run() }
 
 // served tells whether the machine can read the writer's file from the pod's address.
 func (c *cluster) served() error {
-	pod, err := c.k.CoreV1().Pods("default").Get(c.ctx, "writer", metav1.GetOptions{})
+	ip, err := c.command("get", "pod", "writer", "-o", "jsonpath={.status.podIP}").Output()
 	if err != nil {
 		return err
 	}
 	client := http.Client{Timeout: time.Second}
-	r, err := client.Get("http://" + net.JoinHostPort(pod.Status.PodIP, "8080") + "/file")
+	r, err := client.Get("http://" + net.JoinHostPort(string(ip), "8080") + "/file")
 	if err != nil {
 		return err
 	}
@@ -188,32 +297,6 @@ func (c *cluster) served() error {
 		err = fmt.Errorf("it answers %q", b)
 	}
 	return err
-}
-
-func (c *cluster) snapshot() {
-	c.t.Helper()
-	o := &unstructured.Unstructured{}
-	err := yaml.Unmarshal([]byte(`
-apiVersion: snapshot.storage.k8s.io/v1
-kind: VolumeSnapshot
-metadata: {name: snap}
-spec: {volumeSnapshotClassName: csi-azuredisk-vsc, source: {persistentVolumeClaimName: data}}`), &o.Object)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if _, err := c.d.Resource(snapshots).Namespace("default").Create(c.ctx, o, metav1.CreateOptions{}); err != nil {
-		c.t.Fatal(err)
-	}
-	c.waitFor("the snapshot", func() error {
-		o, err := c.d.Resource(snapshots).Namespace("default").Get(c.ctx, "snap", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if ready, _, _ := unstructured.NestedBool(o.Object, "status", "readyToUse"); !ready {
-			return fmt.Errorf("its status is %v", o.Object["status"])
-		}
-		return nil
-	})
 }
 
 // readRestored reads the file from a larger volume made from the snapshot, in a pod that also reads from a server on the machine.
@@ -226,62 +309,14 @@ func (c *cluster) readRestored() {
 	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "from the machine") })}
 	go server.Serve(l)
 	defer server.Close()
-	group := "snapshot.storage.k8s.io"
-	c.claim("restored", &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "snap"})
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.pod("reader", "restored", "cat /data/file && fetch http://machine.test:"+port+"/", corev1.RestartPolicyNever)
-	c.waitFor("the reader to end", func() error {
-		pod, err := c.k.CoreV1().Pods("default").Get(c.ctx, "reader", metav1.GetOptions{})
-		if err == nil && pod.Status.Phase != corev1.PodSucceeded {
-			err = fmt.Errorf("it is %s", pod.Status.Phase)
-		}
-		return err
-	})
-	logs, err := c.k.CoreV1().Pods("default").GetLogs("reader", &corev1.PodLogOptions{}).Do(c.ctx).Raw()
-	if want := "payload\nfrom the machine\n"; err != nil || string(logs) != want {
-		c.t.Errorf("the reader printed %q (%v), want %q", logs, err, want)
-	}
-}
-
-// claim makes a volume claim: 1 GiB, or 2 GiB when there is a source.
-func (c *cluster) claim(name string, source *corev1.TypedLocalObjectReference) {
-	c.t.Helper()
-	size := "1Gi"
-	if source != nil {
-		size = "2Gi"
-	}
-	pvc := &corev1.PersistentVolumeClaim{}
-	if err := yaml.Unmarshal(fmt.Appendf(nil, "{metadata: {name: %s}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: %s}}}}", name, size), pvc); err != nil {
-		c.t.Fatal(err)
-	}
-	pvc.Spec.DataSource = source
-	if _, err := c.k.CoreV1().PersistentVolumeClaims("default").Create(c.ctx, pvc, metav1.CreateOptions{}); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-func (c *cluster) pod(name, claim, script string, restart corev1.RestartPolicy) {
-	c.t.Helper()
-	zero := int64(0)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{
-			RestartPolicy:                 restart,
-			TerminationGracePeriodSeconds: &zero,
-			Containers: []corev1.Container{{
-				Name: "c", Image: "registry.test/busybox:1", Command: []string{"sh", "-c", script},
-				VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
-			}},
-			Volumes: []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
-				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
-			}}},
-		},
-	}
-	if _, err := c.k.CoreV1().Pods("default").Create(c.ctx, pod, metav1.CreateOptions{}); err != nil {
-		c.t.Fatal(err)
+	c.apply(fmt.Sprintf(reader, port))
+	c.await("pod/reader", "jsonpath={.status.phase}=Succeeded")
+	if logs, want := c.kubectl("logs", "reader"), "payload\nfrom the machine\n"; logs != want {
+		c.t.Errorf("%s: the reader printed %q, want %q", c.Name, logs, want)
 	}
 }
 
@@ -321,79 +356,82 @@ func (c *cluster) waitFor(what string, check func() error) {
 	}
 }
 
-// traces are what tells that something belongs to the cluster.
-type traces struct {
-	layout.Cluster
-	namespace string // of its network, as /proc has it
-}
+const writer = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: writer}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: registry.test/busybox:1
+    command: [sh, -c, "[ -e /data/file ] || echo payload > /data/file; sync; exec httpd -f -p 8080 -h /data"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`
 
-func (c *cluster) traces() traces {
-	c.t.Helper()
-	init, err := host.Init(c.Cluster)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", init))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return traces{c.Cluster, namespace}
-}
+const snapshot = `
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: snap}
+spec: {volumeSnapshotClassName: csi-azuredisk-vsc, source: {persistentVolumeClaimName: data}}`
 
-// checkGone fails the test for each thing of the cluster that is still on the machine.
-func (c traces) checkGone(t *testing.T) {
-	t.Helper()
-	if _, err := os.Stat(c.Dir); !os.IsNotExist(err) {
-		t.Errorf("the state folder is still there (%v)", err)
-	}
-	for _, link := range []string{"tc-" + name, "tcn-" + name} {
-		if _, err := net.InterfaceByName(link); err == nil {
-			t.Errorf("interface %s is still there", link)
-		}
-	}
-	for _, file := range glob(t, "/proc/[0-9]*/ns/net") {
-		if target, err := os.Readlink(file); err == nil && target == c.namespace {
-			t.Errorf("a process still has the network namespace: %s", file)
-		}
-	}
-	for _, file := range append(glob(t, "/proc/[0-9]*/mountinfo"), glob(t, "/sys/block/loop*/loop/backing_file")...) {
-		if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte(c.Dir)) {
-			t.Errorf("%s still names the state folder", file)
-		}
-	}
-	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && "/"+d.Name() == c.Cgroup() {
-			t.Errorf("cgroup %s is still there", path)
-		}
-		return nil // groups of others come and go meanwhile
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	routes, err := exec.Command("ip", "route").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(routes), c.PodCIDR()) {
-		t.Errorf("the route to the pods is still there:\n%s", routes)
-	}
-	if !strings.Contains(string(routes), "unreachable "+layout.PodNet) || !strings.Contains(string(routes), "unreachable "+layout.NodeNet) {
-		t.Errorf("the standing unreachable routes are missing:\n%s", routes)
-	}
-	members, err := host.Members()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := net.InterfaceByName(layout.Bridge); err == nil && len(members) == 0 {
-		t.Errorf("bridge %s is still there without clusters", layout.Bridge)
-	}
-}
+// foreignSnapshot is the other cluster's snapshot, known by its handle.
+const foreignSnapshot = `
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotContent
+metadata: {name: foreign}
+spec:
+  driver: disk.csi.azure.com
+  deletionPolicy: Retain
+  sourceVolumeMode: Filesystem
+  source: {snapshotHandle: "%s"}
+  volumeSnapshotRef: {name: snap, namespace: default}
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: snap}
+spec: {source: {volumeSnapshotContentName: foreign}}`
 
-func glob(t *testing.T, pattern string) []string {
-	t.Helper()
-	files, err := filepath.Glob(pattern)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
+const reader = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: restored}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 2Gi}}
+  dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: snap}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reader}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: registry.test/busybox:1
+    command: [sh, -c, "cat /data/file && fetch http://machine.test:%s/"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: restored}}]`
+
+// raw has a block volume; the kubelet puts a loop device of its own on the disk's.
+const raw = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: raw}
+spec: {accessModes: [ReadWriteOnce], volumeMode: Block, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: raw}
+spec:
+  containers:
+  - name: c
+    image: registry.test/busybox:1
+    command: [sh, -c, "echo payload > /dev/disk && exec httpd -f -p 8080"]
+    volumeDevices: [{name: data, devicePath: /dev/disk}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: raw}}]`

@@ -3,6 +3,8 @@ package e2e
 import (
 	"strings"
 	"testing"
+
+	"github.com/cairn-backup/cairn/api/v1alpha1"
 )
 
 // warned says whether a job warns of something with a code, about a resource.
@@ -77,8 +79,7 @@ func TestBackupWithoutItsContainerFails(t *testing.T) {
 	prepareWorkload(t, "homeless")
 	t.Cleanup(func() { destroyWorkload(t, "homeless") })
 	makeInstanceOnce(t, "homeless", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["homeless"]}`)
-	account := sh(t, `az aks extension show -g `+group+` --cluster-name `+armName+` --name azure-aks-backup --query 'configurationSettings."configuration.backupStorageLocation.config.storageAccount"' -o tsv`)
-	name := container(t)
+	account, name := account(t), container(t)
 	before := snapshots(t)
 	sh(t, "az storage container delete --account-name "+account+" --name "+name)
 	t.Cleanup(func() { sh(t, "az storage container create --account-name "+account+" --name "+name) })
@@ -95,6 +96,35 @@ func TestBackupWithoutItsContainerFails(t *testing.T) {
 	}
 }
 
+// TestBackupWhileStorageIsAwayFails cuts the blob endpoint off under a backup that has taken its snapshots: the backup fails and says what is away, and
+// leaves no snapshot behind. When the endpoint is back, so are backups, and nothing needs mending.
+func TestBackupWhileStorageIsAwayFails(t *testing.T) {
+	protect(t)
+	prepareWorkload(t, "cutoff")
+	t.Cleanup(func() { destroyWorkload(t, "cutoff") })
+	makeInstanceOnce(t, "cutoff", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["cutoff"]}`)
+	before := snapshots(t)
+	id := killAt(t, &v1alpha1.BackupList{}, v1alpha1.StepUpload, holdBlobs(writesOther), func() {
+		sh(t, "az dataprotection backup-instance adhoc-backup"+where+"-n cutoff --rule-name BackupDaily --no-wait")
+	}, func(*testing.T) { blobFront.down.Store(true) })
+	t.Cleanup(func() { blobFront.down.Store(false) })
+	j := finish(t, id)
+	if j.Properties.Status != "Failed" || j.Properties.ExtendedInfo.TargetRecoverPoint != nil {
+		t.Errorf("the job ended as %s: %+v", j.Properties.Status, j.Properties)
+	}
+	if e := j.Properties.ErrorDetails; len(e) == 0 || e[0].Code != "UserErrorBackupStorageLocationNotReady" || len(e[0].RecommendedAction) == 0 {
+		t.Errorf("the errors: %+v", e)
+	}
+	checkNothingLeft(t)
+	if after := snapshots(t); len(after) != len(before) {
+		t.Errorf("%d snapshots before, %d after", len(before), len(after))
+	}
+	blobFront.down.Store(false)
+	if j, _ := backup(t, "cutoff"); j.Properties.Status != "Completed" {
+		t.Errorf("with the endpoint back the backup ended as %s: %+v", j.Properties.Status, j.Properties)
+	}
+}
+
 // TestRefusals asks for what cannot be, at the command line: each has its code, says what to do, and exits as az does.
 func TestRefusals(t *testing.T) {
 	protect(t)
@@ -104,7 +134,7 @@ func TestRefusals(t *testing.T) {
 		"unknown instance":       {"az dataprotection backup-instance adhoc-backup" + where + "-n no-such-instance --rule-name BackupDaily", "NotFound"},
 		"unknown vault":          {"az dataprotection backup-vault show -g " + group + " --vault-name no-such-vault", "NotFound"},
 		"second extension": {"az aks extension create -g " + group + " --cluster-name " + armName + " --name another --extension-type microsoft.dataprotection.kubernetes" +
-			" --scope cluster --configuration-settings blobContainer=e2e storageAccount=e2eaccount storageAccountResourceGroup=" + group + " storageAccountSubscriptionId=$(az account show --query id -o tsv)", "multiple"},
+			" --scope cluster --configuration-settings blobContainer=" + container(t) + " storageAccount=" + account(t) + " storageAccountResourceGroup=" + group + " storageAccountSubscriptionId=$(az account show --query id -o tsv)", "multiple"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := bash(t.Context(), c.command)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cairn-backup/cairn/test/world"
 )
@@ -22,6 +23,7 @@ var blobFront = &front{}
 
 // front forwards requests to the real blob endpoint.
 type front struct {
+	down  atomic.Bool // every connection is broken off, as when nothing is there
 	mu    sync.Mutex
 	match func(*http.Request) bool
 	let   chan struct{} // closed when the held requests may pass
@@ -85,11 +87,13 @@ func (f *front) serve(ctx context.Context, w *world.World) error {
 			r.Out.Host = r.In.Host
 		},
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}},
+		// The service is killed in the tests; its clients see what a load balancer would answer.
+		ErrorHandler: func(rw http.ResponseWriter, _ *http.Request, _ error) { rw.WriteHeader(http.StatusBadGateway) },
 	}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			if err := f.pass(r); err != nil {
-				panic(http.ErrAbortHandler) // the client has gone
+			if err := f.pass(r); err != nil || f.down.Load() {
+				panic(http.ErrAbortHandler) // net/http then closes the connection
 			}
 			proxy.ServeHTTP(rw, r)
 		}),

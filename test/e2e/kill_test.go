@@ -372,7 +372,7 @@ func checkBundlesWhole(t *testing.T) {
 // backups is Azure's own client for the container that the extension writes to.
 func backups(t *testing.T) *azcontainer.Client {
 	t.Helper()
-	account := sh(t, `az aks extension show -g `+group+` --cluster-name `+armName+` --name azure-aks-backup --query 'configurationSettings."configuration.backupStorageLocation.config.storageAccount"' -o tsv`)
+	account := account(t)
 	key, err := azblob.NewSharedKeyCredential(account, sh(t, "az storage account keys list -g "+group+" -n "+account+" --query '[0].value' -o tsv"))
 	if err != nil {
 		t.Fatal(err)
@@ -385,7 +385,18 @@ func backups(t *testing.T) *azcontainer.Client {
 	return client
 }
 
+// container and account are where the extension writes to.
 func container(t *testing.T) string {
 	t.Helper()
-	return sh(t, `az aks extension show -g `+group+` --cluster-name `+armName+` --name azure-aks-backup --query 'configurationSettings."configuration.backupStorageLocation.bucket"' -o tsv`)
+	return extensionSetting(t, "bucket")
+}
+
+func account(t *testing.T) string {
+	t.Helper()
+	return extensionSetting(t, "config.storageAccount")
+}
+
+func extensionSetting(t *testing.T, name string) string {
+	t.Helper()
+	return sh(t, "az aks extension show -g "+group+" --cluster-name "+armName+" --name azure-aks-backup --query 'configurationSettings.\"configuration.backupStorageLocation."+name+"\"' -o tsv")
 }

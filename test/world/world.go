@@ -170,7 +170,7 @@ func (w *World) startClusters(ctx context.Context) error {
 func (w *World) connect(ctx context.Context) error {
 	for _, c := range w.Clusters {
 		err := w.run(ctx, w.Dir, filepath.Join(w.Bin(), "cairn"), "cluster", "connect", "--name", c.ARMName, "--resource-group", ResourceGroup,
-			"--location", Location, "--kubeconfig", w.Kubeconfig(c), "--image", ExtensionImage)
+			"--location", Location, "--kubeconfig", w.Kubeconfig(c), "--image", ExtensionImage, "--output", "table")
 		if err != nil {
 			return err
 		}

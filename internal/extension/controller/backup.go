@@ -226,14 +226,19 @@ func (b *backupRun) undo(ctx context.Context, status v1alpha1.BackupStatus, blob
 	if !blobs {
 		return nil
 	}
-	store, err := storage.Open(ctx, b.Reader, b.spec.Location)
-	if err == nil {
-		err = store.DeleteAll(ctx, bundle.AttemptFolder(b.spec.Location.Prefix, b.spec.RecoveryPointID, status.Attempt))
-	}
-	if err != nil && ctx.Err() == nil {
+	if err := b.deleteBlobs(ctx, status.Attempt); err != nil && ctx.Err() == nil {
 		b.log.Warn("blobs of an attempt stay in storage", "attempt", status.Attempt, "error", err)
 	}
 	return nil
+}
+
+// deleteBlobs removes the blobs of all attempts up to one: storage may have been away when an earlier one was undone.
+func (b *backupRun) deleteBlobs(ctx context.Context, last int32) error {
+	store, err := storage.Open(ctx, b.Reader, b.spec.Location)
+	for attempt := int32(1); err == nil && attempt <= last; attempt++ {
+		err = store.DeleteAll(ctx, bundle.AttemptFolder(b.spec.Location.Prefix, b.spec.RecoveryPointID, attempt))
+	}
+	return err
 }
 
 func (b *backupRun) taker(attempt int32) *snapshot.Taker {

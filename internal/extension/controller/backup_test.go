@@ -477,6 +477,27 @@ func TestBackupsThatFailSayWhyAndLeaveNothing(t *testing.T) {
 	}
 }
 
+func TestBlobsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
+	s := newSite(t, 0)
+	b := s.newBackup()
+	folder := bundle.AttemptFolder(b.Spec.Location.Prefix, b.Spec.RecoveryPointID, 1)
+	if err := s.storage().Create(t.Context(), folder+"stored", strings.NewReader("as if the first attempt had")); err != nil {
+		t.Fatal(err)
+	}
+	var refused atomic.Bool
+	s.onBlob(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Query().Get("prefix") == folder && !refused.Swap(true) {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	s.finish(s.backups(answer(http.StatusGone, metav1.StatusReasonExpired, "/configmaps")), b)
+	if left := s.blobs(""); len(left) != 0 || !refused.Load() {
+		t.Errorf("blobs are left: %v; their removal was refused once: %v", left, refused.Load())
+	}
+}
+
 // forget removes the credentials.
 func (s *site) forget() {
 	if err := cluster.Client.Delete(s.t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, Name: v1alpha1.SecretStorage}}); err != nil {

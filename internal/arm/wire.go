@@ -94,9 +94,6 @@ func (a Async) URL(path string, query url.Values) string {
 	return a.BaseURL + u.String()
 }
 
-// NoTime is how an operation's status writes an end that has not come yet.
-var NoTime = time.Time{}
-
 // Operation is an operation's status: what Azure-AsyncOperation answers.
 type Operation struct {
 	ID     string `json:"id"`
@@ -114,5 +111,4 @@ const (
 	OperationInProgress = "Inprogress"
 	OperationSucceeded  = "Succeeded"
 	OperationFailed     = "Failed"
-	OperationCanceled   = "Canceled"
 )

@@ -9,10 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
-
 	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/blob"
 	"github.com/cairn-backup/cairn/internal/link"
 	"github.com/cairn-backup/cairn/internal/store"
 )
@@ -396,15 +394,6 @@ func (s *Service) forgetExtension(tx *store.Tx, id arm.ID) error {
 	return s.remove(tx, id)
 }
 
-// ExtensionOf finds the extension of a cluster: nil without one.
-func (s *Service) ExtensionOf(tx *store.Tx, cluster arm.ID) (*Extension, error) {
-	e, _, err := extensionOf(tx, cluster)
-	if err != nil || e == nil {
-		return nil, err
-	}
-	return &e.Extension, nil
-}
-
 func extensionOf(tx *store.Tx, cluster arm.ID) (*storedExtension, store.Resource, error) {
 	found, err := tx.Children(cluster, TypeExtension)
 	if err != nil || len(found) == 0 {
@@ -593,25 +582,7 @@ func (s *Service) DesiredExtension(tx *store.Tx, cluster arm.ID) (*link.Extensio
 		// Without an account nothing signs; the extension finds its storage gone, and says so.
 		return out, nil
 	}
-	start := s.Now().UTC().Truncate(sasLife / 2)
-	out.SASExpiry = start.Add(sasLife)
-	out.SAS, err = containerSAS(account, container, start, out.SASExpiry)
+	out.SASExpiry = s.Now().UTC().Truncate(sasLife / 2).Add(sasLife)
+	out.SAS, err = blob.ContainerSAS(account.Name, account.Own, container, blob.ExtensionPermissions, out.SASExpiry)
 	return out, err
-}
-
-// containerSAS signs access to one container with the account's own key.
-func containerSAS(account *storedAccount, container string, start, end time.Time) (string, error) {
-	key, err := azblob.NewSharedKeyCredential(account.Name, account.Own)
-	if err != nil {
-		return "", fmt.Errorf("signature for container %s of %s: %w", container, account.Name, err)
-	}
-	permissions := sas.ContainerPermissions{Read: true, Add: true, Create: true, Write: true, Delete: true, List: true}
-	q, err := sas.BlobSignatureValues{
-		Protocol: sas.ProtocolHTTPS, StartTime: start.Add(-15 * time.Minute), ExpiryTime: end,
-		Permissions: permissions.String(), ContainerName: container,
-	}.SignWithSharedKey(key)
-	if err != nil {
-		return "", fmt.Errorf("signature for container %s of %s: %w", container, account.Name, err)
-	}
-	return q.Encode(), nil
 }

@@ -72,8 +72,8 @@ type run struct {
 	mu        sync.Mutex
 	desired   *link.Desired // nil until the service answered once
 	installed installation
-	looked    bool // installed says what is, not what the zero value says
-	refused   map[key]link.RequestState
+	looked    bool                      // installed says what is, not what the zero value says
+	ended     map[key]link.RequestState // requests that have ended and have no object: the cluster refused it, or somebody deleted it
 
 	leaving time.Time // install's own: since when the extension is to go; zero while it is to stay
 
@@ -109,7 +109,7 @@ func (c *Connector) begin() (*run, error) {
 	cluster.UserAgent = "cairn-connector/" + c.Version
 	r := &run{
 		Connector: c,
-		refused:   map[key]link.RequestState{},
+		ended:     map[key]link.RequestState{},
 		tied:      map[key]types.UID{},
 		toInstall: newSignal(), toCarry: newSignal(), toTell: newSignal(), toTellNow: newSignal(),
 	}

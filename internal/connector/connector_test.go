@@ -474,6 +474,50 @@ func TestRequestsAreCarriedAndRemoved(t *testing.T) {
 		w.Await(t, "the end, again", func(v linktest.View) bool { return v.Reports > reports && len(v.Last.Requests) == 1 })
 	})
 
+	t.Run("an end is told though its object was deleted", func(t *testing.T) {
+		w.Wish(func(d *link.Desired) { d.Requests = []link.Request{backup("b2")} })
+		w.Await(t, "it is known", func(v linktest.View) bool { return v.Requests["b2"].Kind == "Backup" })
+		w.SetFailing(true)
+		w.setStatus("Backup", "b2", map[string]any{"phase": "Completed", "committed": true})
+		if err := w.objects("Backup").Delete(t.Context(), "b2", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.SetFailing(false)
+		w.Await(t, "the end", func(v linktest.View) bool { return strings.Contains(string(v.Requests["b2"].Status), "Completed") })
+		if w.exists(w.objects("Backup").Get(t.Context(), "b2", metav1.GetOptions{})) {
+			t.Error("b2 was made anew, and had ended")
+		}
+	})
+
+	t.Run("a Secret that was not tied to its object goes with it", func(t *testing.T) {
+		stop()
+		// As a connector leaves it that is killed in between, and is away until the restore has ended.
+		left := &corev1.Secret{}
+		left.Name, left.Labels = "r2", map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByConnector}
+		if _, err := w.typed.CoreV1().Secrets(ns).Create(t.Context(), left, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		ended := w.raw("Restore", "r2")
+		ended.SetLabels(left.Labels)
+		var spec map[string]any
+		if err := json.Unmarshal(restore("r2").Spec, &spec); err != nil {
+			t.Fatal(err)
+		}
+		ended.Object["spec"] = spec
+		if _, err := w.objects("Restore").Create(t.Context(), ended, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.setStatus("Restore", "r2", map[string]any{"phase": "Completed"})
+		w.Wish(func(d *link.Desired) { d.Requests = []link.Request{restore("r2")} })
+		stop = w.connect()
+		w.Await(t, "the end", func(v linktest.View) bool { return strings.Contains(string(v.Requests["r2"].Status), "Completed") })
+		w.Wish(func(d *link.Desired) { d.Requests = nil })
+		w.eventually("both are gone", func() bool {
+			return !w.exists(w.objects("Restore").Get(t.Context(), "r2", metav1.GetOptions{})) &&
+				!w.exists(w.typed.CoreV1().Secrets(ns).Get(t.Context(), "r2", metav1.GetOptions{}))
+		})
+	})
+
 	t.Run("a Secret without its object is removed at the next start", func(t *testing.T) {
 		stop()
 		left := &corev1.Secret{}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/link"
@@ -76,11 +76,10 @@ func (r *run) prepare(ctx context.Context) error {
 func (r *run) carryOnce(ctx context.Context, d *link.Desired) error {
 	own := r.watch.own()
 	todo, gone := difference(d.Requests, own)
-	r.forgetRefused(d.Requests)
 	var failed []error
 	for _, k := range gone {
 		delete(r.tied, k)
-		failed = append(failed, r.remove(ctx, k))
+		failed = append(failed, r.remove(ctx, k), r.removeSecret(ctx, k.name)) // the Secret may not have been tied
 	}
 	for _, q := range todo {
 		failed = append(failed, r.ensure(ctx, q, own[key{q.Kind, q.Name}]))
@@ -114,9 +113,9 @@ func difference(wished []link.Request, own map[key]*unstructured.Unstructured) (
 func (r *run) ensure(ctx context.Context, q link.Request, have *unstructured.Unstructured) error {
 	k := key{q.Kind, q.Name}
 	r.mu.Lock()
-	_, refused := r.refused[k]
+	_, ended := r.ended[k]
 	r.mu.Unlock()
-	if refused {
+	if ended {
 		return nil
 	}
 	if len(q.Secret) > 0 && have == nil {
@@ -201,22 +200,32 @@ func (r *run) refuse(ctx context.Context, q link.Request, cause error) error {
 		return err
 	}
 	r.mu.Lock()
-	r.refused[key{q.Kind, q.Name}] = link.RequestState{Kind: q.Kind, Name: q.Name, Status: status}
+	r.ended[key{q.Kind, q.Name}] = link.RequestState{Kind: q.Kind, Name: q.Name, Status: status}
 	r.mu.Unlock()
 	r.toTellNow.set()
 	r.toTell.set()
 	return nil
 }
 
-// forgetRefused drops what the service knows by now.
-func (r *run) forgetRefused(wished []link.Request) {
-	wanted := map[key]bool{}
-	for _, q := range wished {
-		wanted[key{q.Kind, q.Name}] = true
+// keepEnd remembers how a request ended whose object has gone: it may not have been told, and must not be made anew.
+func (r *run) keepEnd(kind string, object any) {
+	if missed, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = missed.Obj
+	}
+	u, ok := object.(*unstructured.Unstructured)
+	if !ok || !phase(u).Final() {
+		return
+	}
+	s, err := status(u)
+	if err != nil {
+		r.Log.Error("a request's status cannot be encoded", "kind", kind, "name", u.GetName(), "error", err)
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.refused, func(k key, _ link.RequestState) bool { return !wanted[k] })
+	if k := (key{kind, u.GetName()}); r.ended[k].Name == "" {
+		r.ended[k] = link.RequestState{Kind: kind, Name: u.GetName(), Status: s}
+	}
 }
 
 func (r *run) remove(ctx context.Context, k key) error {

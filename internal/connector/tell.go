@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -110,6 +111,7 @@ func (r *run) next(t *told, kubernetes string) (report *link.Report, rest bool) 
 		NodeCount:         r.watch.readyNodes(),
 		Extension:         extensionState(installed, r.helm.chart.Metadata.Version, deployment, pods, r.Now()),
 	}
+	r.forgetEnds(t, desired)
 	states := r.states()
 	t.compare(desired, states)
 	size := 0
@@ -130,10 +132,17 @@ func (r *run) next(t *told, kubernetes string) (report *link.Report, rest bool) 
 	return report, rest
 }
 
-// states are all requests' states, in the order of their names.
+// states are all requests' states, in the order of their names. One that has ended stays so, though somebody made an object of its name.
 func (r *run) states() []link.RequestState {
+	own := r.watch.own()
 	var states []link.RequestState
-	for k, u := range r.watch.own() {
+	r.mu.Lock()
+	for k, s := range r.ended {
+		states = append(states, s)
+		delete(own, k)
+	}
+	r.mu.Unlock()
+	for k, u := range own {
 		s, err := status(u)
 		if err != nil {
 			r.Log.Error("a request's status cannot be encoded", "kind", k.kind, "name", k.name, "error", err)
@@ -141,13 +150,27 @@ func (r *run) states() []link.RequestState {
 		}
 		states = append(states, link.RequestState{Kind: k.kind, Name: k.name, Status: s})
 	}
-	r.mu.Lock()
-	for _, s := range r.refused {
-		states = append(states, s)
-	}
-	r.mu.Unlock()
 	slices.SortFunc(states, func(a, b link.RequestState) int { return strings.Compare(a.Kind+a.Name, b.Kind+b.Name) })
 	return states
+}
+
+// forgetEnds drops the ends that the service has acknowledged, and does not wish for anymore.
+func (r *run) forgetEnds(t *told, d *link.Desired) {
+	if d == nil {
+		return
+	}
+	wanted := wantedBy(d)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.ended, func(k key, s link.RequestState) bool { return !wanted[k] && t.requests[k] == sumOf(s) })
+}
+
+func wantedBy(d *link.Desired) map[key]bool {
+	wanted := map[key]bool{}
+	for _, q := range d.Requests {
+		wanted[key{q.Kind, q.Name}] = true
+	}
+	return wanted
 }
 
 // compare forgets what need not be remembered, and what the service seems not to know although it was told: a request
@@ -166,10 +189,7 @@ func (t *told) compare(d *link.Desired, states []link.RequestState) {
 		return
 	}
 	t.etag = d.ETag
-	wanted := map[key]bool{}
-	for _, q := range d.Requests {
-		wanted[key{q.Kind, q.Name}] = true
-	}
+	wanted := wantedBy(d)
 	for _, s := range states {
 		var st v1alpha1.Status
 		if k := (key{s.Kind, s.Name}); wanted[k] && json.Unmarshal(s.Status, &st) == nil && st.Phase.Final() {

@@ -35,9 +35,6 @@ import (
 type managerOptions struct {
 	kubeconfig string
 	health     string
-	metrics    string
-	leader     bool
-	verbose    bool
 }
 
 func managerCommand() *cobra.Command {
@@ -51,18 +48,11 @@ func managerCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "the cluster; without it, the one that the pod runs in")
 	f.StringVar(&o.health, "health-address", ":8081", "where /healthz and /readyz answer; 0 means nowhere")
-	f.StringVar(&o.metrics, "metrics-address", "0", "where /metrics answers; 0 means nowhere")
-	f.BoolVar(&o.leader, "leader-elect", false, "work only while holding a lease, for those who run more than one; after a crash the next one waits 15 seconds for it")
-	f.BoolVar(&o.verbose, "verbose", false, "log the reconcilers' own doings too")
 	return cmd
 }
 
 func runManager(ctx context.Context, o managerOptions) error {
-	level := slog.LevelInfo
-	if o.verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	klog.SetSlogLogger(log)
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	cluster, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
@@ -78,9 +68,8 @@ func runManager(ctx context.Context, o managerOptions) error {
 	mgr, err := ctrl.NewManager(cluster, ctrl.Options{
 		Scheme:                 s,
 		Cache:                  cache.Options{DefaultNamespaces: map[string]cache.Config{v1alpha1.Namespace: {}}}, // requests live here
-		Metrics:                server.Options{BindAddress: o.metrics},
+		Metrics:                server.Options{BindAddress: "0"},
 		HealthProbeBindAddress: o.health,
-		LeaderElection:         o.leader, LeaderElectionID: "cairn-extension", LeaderElectionNamespace: v1alpha1.Namespace, LeaderElectionReleaseOnCancel: true,
 	})
 	if err != nil {
 		return fmt.Errorf("start the manager: %w", err)

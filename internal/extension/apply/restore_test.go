@@ -553,7 +553,7 @@ func TestSnapshotObjectsOfLateClaimsAreSwept(t *testing.T) {
 		t.Errorf("volume mode %q", mode)
 	}
 	sweep := func(running bool) int {
-		n, err := apply.Sweep(t.Context(), w.cluster, time.Now(), func(context.Context) (map[types.UID]bool, error) { return map[types.UID]bool{uid: running}, nil })
+		n, err := w.sweep(t, uid, running)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -576,8 +576,9 @@ func TestSnapshotObjectsOfLateClaimsAreSwept(t *testing.T) {
 	w.remove(t, schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"}, "", "late")
 }
 
-// The snapshot controller deletes a VolumeSnapshot and may forget to tell the snapshotter, which then holds the content for ever. The test runs alone, since it sweeps everything.
+// The snapshot controller deletes a VolumeSnapshot and may forget to tell the snapshotter, which then holds the content for ever.
 func TestTheSweeperTellsTheSnapshotterWhatTheControllerForgot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.create(t, strings.NewReplacer("RESTORE", apply.RestoreLabel, "CLAIM", v1alpha1.Group+"/claim").Replace(`{apiVersion: v1, kind: Namespace, metadata: {name: forgotten}}
 ---
@@ -602,7 +603,7 @@ spec: {deletionPolicy: Delete, driver: d, source: {snapshotHandle: h}, volumeSna
 	})
 	var before string
 	for range 2 {
-		n, err := apply.Sweep(t.Context(), w.cluster, time.Now(), func(context.Context) (map[types.UID]bool, error) { return nil, nil })
+		n, err := w.sweep(t, "u", false)
 		if n != 1 || err == nil {
 			t.Errorf("swept %d, error %v; want that the strange one is an error and does not keep the other one from being swept", n, err)
 		}

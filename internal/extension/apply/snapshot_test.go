@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,12 +64,29 @@ func claimWorld(t *testing.T, ns string, between func(*http.Request) *http.Respo
 	return w, id
 }
 
-// The test runs alone, since it sweeps everything.
+// sweep sweeps what one restore left, as if those of all other tests ran.
+func (w *world) sweep(t *testing.T, uid types.UID, running bool) (int, error) {
+	t.Helper()
+	return apply.Sweep(t.Context(), w.cluster, time.Now(), func(ctx context.Context) (map[types.UID]bool, error) {
+		busy := map[types.UID]bool{}
+		list, err := w.cluster.Dynamic.Resource(contentResource).List(ctx, metav1.ListOptions{LabelSelector: apply.RestoreLabel})
+		if err != nil {
+			return nil, err
+		}
+		for _, content := range list.Items {
+			busy[types.UID(content.GetLabels()[apply.RestoreLabel])] = true
+		}
+		busy[uid] = running
+		return busy, nil
+	})
+}
+
 func TestSnapshotObjectsThatCannotBeRemovedFailNoRestore(t *testing.T) {
+	t.Parallel()
 	const ns, uid = "unremovable", types.UID("11111111-0000-4000-8000-000000000020")
-	refuse := true
+	var allowed atomic.Bool
 	w, id := claimWorld(t, ns, func(r *http.Request) *http.Response {
-		if refuse && isRequest(r, http.MethodDelete, "volumesnapshots/") {
+		if !allowed.Load() && isRequest(r, http.MethodDelete, "volumesnapshots/") {
 			return refusal(r)
 		}
 		return nil
@@ -81,8 +99,8 @@ func TestSnapshotObjectsThatCannotBeRemovedFailNoRestore(t *testing.T) {
 	if tally := a.Tally(); tally.Volumes != 1 || tally.WarningCount != 0 {
 		t.Errorf("tally: %+v", tally)
 	}
-	refuse = false
-	n, err := apply.Sweep(t.Context(), w.cluster, time.Now(), func(context.Context) (map[types.UID]bool, error) { return nil, nil })
+	allowed.Store(true)
+	n, err := w.sweep(t, uid, false)
 	if n != 1 || err != nil {
 		t.Errorf("swept %d, %v; want 1", n, err)
 	}
@@ -140,13 +158,13 @@ func TestSnapshotObjectsThatVanishAreMadeAnew(t *testing.T) {
 	t.Parallel()
 	const ns, uid = "made-anew", types.UID("11111111-0000-4000-8000-000000000023")
 	name := apply.SnapshotName(uid, ns, ns)
-	posts := 0
+	var posts atomic.Int32
 	plain := newWorld(t)
 	w, id := claimWorld(t, ns, func(r *http.Request) *http.Response {
 		if !isRequest(r, http.MethodPost, "volumesnapshotcontents") || !bodyHas(r, name) {
 			return nil
 		}
-		if posts++; posts == 2 { // it has been asked for in vain, and is asked for again
+		if posts.Add(1) == 2 { // it has been asked for in vain, and is asked for again
 			_, err := plain.cluster.Dynamic.Resource(contentResource).Patch(t.Context(), name, types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`), metav1.PatchOptions{})
 			if err != nil {
 				t.Error(err)
@@ -167,7 +185,7 @@ spec: {deletionPolicy: Retain, driver: d, source: {snapshotHandle: h}, volumeSna
 	if diff := cmp.Diff([]string(nil), a.warnings()); diff != "" {
 		t.Error("warnings:", diff)
 	}
-	if posts < 2 {
-		t.Errorf("the content was asked for %d times: the one that goes away was taken for it", posts)
+	if n := posts.Load(); n < 2 {
+		t.Errorf("the content was asked for %d times: the one that goes away was taken for it", n)
 	}
 }

@@ -174,7 +174,7 @@ func (w *world) connect() (stop func()) {
 // eventually returns when ok does, and fails the test after a minute.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(3 * time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

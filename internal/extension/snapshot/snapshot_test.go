@@ -252,7 +252,7 @@ func TestFailingVolumesAreGivenUp(t *testing.T) {
 	}{
 		"driver fails":  {errors.New("rpc error: code = Internal desc = broken"), snapshot.CodeFailed, 300 * time.Millisecond, time.Minute},
 		"too many":      {errors.New("rpc error: code = ResourceExhausted desc = 500 snapshots"), snapshot.CodeLimitReached, 300 * time.Millisecond, time.Minute},
-		"nothing moves": {kubetest.NotYet, snapshot.CodeTimedOut, time.Minute, time.Second},
+		"nothing moves": {kubetest.NotYet, snapshot.CodeTimedOut, time.Minute, 5 * time.Second},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -329,7 +329,8 @@ func (h dataProtection) job(ctx context.Context, r *Request) (*Response, error) 
 	return Answer(200, j), err
 }
 
-// operation finds the operation that the path names, for those who may see what it works on.
+// operation finds the operation that the path names, for those who may see what it works on. A deletion takes the roles on what it deletes along: from
+// then on the operation's ID, which nobody can guess, is all that is asked for.
 func (h dataProtection) operation(ctx context.Context, r *Request) (store.Operation, error) {
 	scope := r.ID.SubscriptionID()
 	if id := r.ID.ResourceGroupID(); id != "" {
@@ -338,8 +339,8 @@ func (h dataProtection) operation(ctx context.Context, r *Request) (store.Operat
 	if r.Param("vault") != "" {
 		scope = r.ID.ResourceGroupID().Extension(backup.VaultType, r.Param("vault"))
 	}
-	op, err := h.s.Operation(ctx, scope, r.Param("operation"))
-	if err != nil {
+	op, gone, err := h.s.Operation(ctx, scope, r.Param("operation"))
+	if err != nil || gone {
 		return op, err
 	}
 	return op, r.Require(ctx, op.Resource.Type()+"/read", op.Resource)

@@ -259,7 +259,8 @@ func (s *Service) DeleteCluster(ctx context.Context, id arm.ID, match func(etag 
 	if err != nil || !deleted {
 		return "", false, err
 	}
-	return operation, true, s.clearAccounts(ctx)
+	s.clearAccounts(ctx)
+	return operation, true, nil
 }
 
 // Connect gives a cluster's connector a fresh secret. The old one stays good until the new one was used, or an hour has

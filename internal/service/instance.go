@@ -225,7 +225,7 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 	}
 	group := snapshotGroup(next).Name()
 	return nil, arm.Invalid(prefix+snapshotGroupTarget, "The resource group '%s', which the snapshots are to belong to, does not exist.", group).
-		WithAction("Make it first: az group create --name " + group + " --location " + vault.Location + "; or leave it out for the cluster's resource group.")
+		WithAction("Make it first: az group create --name " + group + " --location " + vault.Location + "; or, for a new instance, leave it out: then it is the cluster's.")
 }
 
 // locate fills in the datasource's location: as with Azure, it is the vault's.

@@ -53,17 +53,21 @@ func newOperationID() string {
 	return base64.StdEncoding.EncodeToString([]byte(newID() + ";" + newID()))
 }
 
-// Operation finds an operation on something within a scope.
-func (s *Service) Operation(ctx context.Context, scope arm.ID, id string) (store.Operation, error) {
-	var op store.Operation
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
+// Operation finds an operation on something within a scope. gone says that what it works on is there no more.
+func (s *Service) Operation(ctx context.Context, scope arm.ID, id string) (op store.Operation, gone bool, err error) {
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
 		var err error
 		op, err = tx.Operation(id)
 		if errors.Is(err, store.ErrNotFound) || err == nil && !op.Resource.Within(scope) {
 			return &arm.Error{Status: 404, Code: "UserErrorGenericResourceNotFound",
 				Message: fmt.Sprintf("There is no operation '%s' here. Operations can be asked for until a week after their end.", id)}
 		}
+		if err != nil {
+			return err
+		}
+		exists, err := tx.Exists(op.Resource)
+		gone = !exists
 		return err
 	})
-	return op, err
+	return op, gone, err
 }

@@ -132,7 +132,8 @@ func (s *Service) DeleteResourceGroup(ctx context.Context, id arm.ID) (operation
 	if err != nil {
 		return "", err
 	}
-	return operation, s.clearAccounts(ctx)
+	s.clearAccounts(ctx)
+	return operation, nil
 }
 
 // ended notes an operation that is over when its client first asks for it.

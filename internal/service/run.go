@@ -14,9 +14,7 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	for {
-		if err := s.clearAccounts(ctx); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "removing blobs of deleted accounts failed", "error", err)
-		}
+		s.clearAccounts(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -197,8 +197,12 @@ func (s *Service) CheckAccountName(ctx context.Context, name string) (out NameAv
 	}
 	err = s.DB.View(ctx, func(tx *store.Tx) error {
 		taken, err := accountNamed(tx, name)
-		out = NameAvailability{NameAvailable: taken == nil}
-		if taken != nil {
+		if err != nil {
+			return err
+		}
+		doomed, err := tx.DoomedAccounts()
+		out = NameAvailability{NameAvailable: taken == nil && !slices.Contains(doomed, name)}
+		if !out.NameAvailable {
 			out.Reason, out.Message = "AlreadyExists", fmt.Sprintf("The storage account named %s is already taken.", name)
 		}
 		return err
@@ -249,12 +253,13 @@ func (s *Service) DeleteStorageAccount(ctx context.Context, id arm.ID) (deleted 
 	if err != nil || !deleted {
 		return false, err
 	}
-	return true, s.clearAccounts(ctx)
+	s.clearAccounts(ctx)
+	return true, nil
 }
 
-// clearAccounts removes what deleted accounts hold, whether or not the client that deleted them still waits. What is left after a
-// failure or a crash is tried again by Run.
-func (s *Service) clearAccounts(ctx context.Context) error {
+// clearAccounts removes what deleted accounts hold, whether or not the client that deleted them still waits. The accounts are deleted already: a failure is
+// logged, and what is left after it, or after a crash, is tried again by Run.
+func (s *Service) clearAccounts(ctx context.Context) {
 	// By one at a time: who is late would remove the blobs of an account that was made anew.
 	s.clearing.Lock()
 	defer s.clearing.Unlock()
@@ -274,7 +279,9 @@ func (s *Service) clearAccounts(ctx context.Context) error {
 		}
 		err = errors.Join(err, failed)
 	}
-	return err
+	if err != nil {
+		s.Log.ErrorContext(ctx, "removing blobs of deleted accounts failed", "error", err)
+	}
 }
 
 // AccountKeys are an account's keys, whether or not they may be used.

@@ -81,8 +81,12 @@ func TestAccountsBlobsGoAtTheNextStart(t *testing.T) {
 	w := daemontest.Start(t, daemon.Config{Data: data})
 	group, account := makeAccount(w, "store")
 	w.Service.Blobs = brittleBlobs{w.Service.Blobs, func() error { return errors.New("the disk is away") }}
-	w.Do("DELETE", account, nil).Want(500)
+	w.Do("DELETE", account, nil).Want(200) // it is deleted; what it held follows
 	w.Do("GET", account, nil).Want(404)
+	check := w.Do("POST", "/subscriptions/"+w.Env["AZURE_SUBSCRIPTION_ID"]+"/providers/Microsoft.Storage/checkNameAvailability", map[string]any{"name": "store", "type": "Microsoft.Storage/storageAccounts"})
+	if check.Want(200).At("nameAvailable") != false {
+		t.Errorf("its name: %v", check.JSON)
+	}
 	if a := w.Do("PUT", account, accountBody); a.Status != 409 || a.At("error", "code") != "StorageAccountOperationInProgress" {
 		t.Errorf("making it again: %d %v", a.Status, a.JSON)
 	}

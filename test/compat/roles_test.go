@@ -84,3 +84,31 @@ func TestRolesGoWithWhatTheyAreOn(t *testing.T) {
 		t.Error("the list has no value")
 	}
 }
+
+// TestADeletionCanBeFollowedWithARoleOnWhatItDeletes: the role goes with the vault, and its holder still learns that the vault has gone.
+func TestADeletionCanBeFollowedWithARoleOnWhatItDeletes(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	var p store.Principal
+	var secret string
+	if err := w.Service.DB.Update(t.Context(), func(tx *store.Tx) error {
+		var err error
+		p, secret, err = w.Service.AddPrincipal(tx, "vault's own")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	token := w.Token(p.Client, secret, "https://management.azure.com")
+	grant(t, w.World, p.ID, "5e467623-bb1f-42f4-a55d-6e525e11384b", w.vault, "00000000-0000-4000-8000-000000000031") // Backup Contributor
+	deleting := w.As(token, "DELETE", w.vault, nil)
+	if deleting.Status != 202 {
+		t.Fatalf("the deletion: %d %v", deleting.Status, deleting.JSON)
+	}
+	for _, header := range []string{"Azure-AsyncOperation", "Location"} {
+		if a := w.As(token, "GET", deleting.Header.Get(header), nil); a.Status/100 != 2 {
+			t.Errorf("%s: %d %v", header, a.Status, a.JSON)
+		}
+	}
+	if a := w.As(token, "GET", w.vault, nil); a.Status != 403 {
+		t.Errorf("the vault: %d", a.Status)
+	}
+}

@@ -321,17 +321,19 @@ func instanceUpdate(ctx context.Context, in *Input) (any, error) {
 	return in.untilProtected(ctx, id, updated)
 }
 
-// instanceDelete deletes the instance that the name means. A DELETE takes the exact name only, and finds nothing to do for any other.
+// instanceDelete takes the exact name only, as a DELETE does: given twice, a name that means one instance first could mean another then. Unlike a DELETE
+// it says so when the name means one.
 func instanceDelete(ctx context.Context, in *Input) (any, error) {
 	id, err := in.id(ctx)
 	if err != nil {
 		return nil, err
 	}
 	instance, err := in.get(ctx, id, backupVersion)
-	if err == nil {
-		id = text(instance, "id")
-	} else if !client.NotFound(err) {
+	if err != nil && !client.NotFound(err) {
 		return nil, err
+	}
+	if meant := text(instance, "name"); err == nil && !strings.EqualFold(meant, lastSegment(id)) {
+		return nil, usagef("argument --backup-instance-name: '%s' means '%s'; to delete that, give its own name", lastSegment(id), meant)
 	}
 	return nil, in.delete(ctx, id, backupVersion)
 }

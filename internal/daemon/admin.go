@@ -60,6 +60,10 @@ func (d *Daemon) admin(tx *store.Tx) error {
 func (d *Daemon) AdminFile() string { return filepath.Join(d.config.Data, "admin.env") }
 
 func (d *Daemon) writeAdminFile(client, secret string) error {
+	return auth.WriteFile(d.AdminFile(), d.adminEnv(client, secret), 0o600)
+}
+
+func (d *Daemon) adminEnv(client, secret string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintln(&b, "# Written by cairnd. Source it: az and cairn are then logged in to this service.")
 	for _, v := range [][2]string{
@@ -73,22 +77,24 @@ func (d *Daemon) writeAdminFile(client, secret string) error {
 	} {
 		fmt.Fprintf(&b, "export %s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
 	}
-	return auth.WriteFile(d.AdminFile(), b.Bytes(), 0o600)
+	return b.Bytes()
 }
 
-// refreshAdminFile keeps the addresses in the file right when they were changed, unless the file was taken away.
+// refreshAdminFile keeps the file as this version writes it, with the addresses as they are now, unless it was taken away.
 func (d *Daemon) refreshAdminFile() error {
-	env, err := ReadEnv(d.AdminFile())
+	before, err := os.ReadFile(d.AdminFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if env["CAIRN_ENDPOINT"] == d.Service.PublicURL && env["SSL_CERT_FILE"] == d.CAFile {
+	env := parseEnv(before)
+	client, secret := env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"]
+	if bytes.Equal(before, d.adminEnv(client, secret)) {
 		return nil
 	}
-	return d.writeAdminFile(env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"])
+	return d.writeAdminFile(client, secret)
 }
 
 // ReadEnv reads a file as admin.env is: lines export NAME='value'.
@@ -97,6 +103,10 @@ func ReadEnv(file string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseEnv(text), nil
+}
+
+func parseEnv(text []byte) map[string]string {
 	env := map[string]string{}
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		name, value, ok := strings.Cut(lines.Text(), "=")
@@ -106,5 +116,5 @@ func ReadEnv(file string) (map[string]string, error) {
 		value = strings.TrimSuffix(strings.TrimPrefix(value, "'"), "'")
 		env[strings.TrimPrefix(name, "export ")] = strings.ReplaceAll(value, `'\''`, "'")
 	}
-	return env, nil
+	return env
 }

@@ -88,7 +88,7 @@ func TestGuide(t *testing.T) {
 
 // TestWalkthrough runs our own walk-through, which `make demo` shows.
 func TestWalkthrough(t *testing.T) {
-	walk(t, "docs/walkthrough.md", w.Repo, w.Env(), func(script string) string { return script })
+	walk(t, "docs/walkthrough.md", blocks(t, "docs/walkthrough.md"), w.Repo, w.Env())
 	destroyWorkload(t, "orders")
 }
 
@@ -123,38 +123,50 @@ func TestQuickStart(t *testing.T) {
 		"--blob-url", "--listen :8473 --blob-listen :8474 --blob-url", "NAMESPACE=default", "NAMESPACE=mine")
 	kubectl("create namespace mine")
 	kubectl("-n mine create configmap precious --from-literal=word=stone")
-	walk(t, "README.md", repo, env, func(script string) string {
-		if strings.Contains(script, "RECOVERY_POINT=") {
-			kubectl("delete namespace mine")
-		}
-		return fill.Replace(script)
-	})
+	todo := blocks(t, "README.md")
+	for i := range todo {
+		todo[i].Script = fill.Replace(todo[i].Script)
+	}
+	last := len(todo) - 1
+	walk(t, "README.md", todo[:last], repo, env)
+	kubectl("delete namespace mine")
+	walk(t, "README.md", todo[last:], repo, env) // the worst day, in a new shell
 	if got := kubectl("-n mine get configmap precious -o jsonpath='{.data.word}'"); got != "stone" {
 		t.Errorf("the restored ConfigMap says %q", got)
 	}
 }
 
-// walk runs the bash blocks of a document of this repository, as filled in, in one shell.
-func walk(t *testing.T, document, dir string, env []string, fill func(script string) string) {
+// blocks are the bash blocks of a document of this repository.
+func blocks(t *testing.T, document string) []walkthrough.Block {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.Repo, document))
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := walkthrough.Blocks(string(text))
+	found, err := walkthrough.Blocks(string(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(blocks) == 0 {
+	if len(found) == 0 {
 		t.Fatalf("%s has no bash blocks", document)
 	}
-	shell, err := walkthrough.Start(t.Context(), dir, env, testWriter{t})
+	return found
+}
+
+// walk runs blocks in one shell. What they leave running ends with the test.
+func walk(t *testing.T, document string, todo []walkthrough.Block, dir string, env []string) {
+	t.Helper()
+	shell, err := walkthrough.Start(context.WithoutCancel(t.Context()), dir, env, testWriter{t})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer shell.Close()
-	for _, b := range blocks {
-		if _, err := shell.Run(fill(b.Script)); err != nil {
+	t.Cleanup(func() {
+		if err := shell.Close(); err != nil && !t.Failed() {
+			t.Error(err)
+		}
+	})
+	for _, b := range todo {
+		if _, err := shell.Run(b.Script); err != nil {
 			t.Fatalf("%s, line %d: %v", document, b.Line, err)
 		}
 	}
@@ -201,7 +213,7 @@ func prepareWorkload(t *testing.T, namespace string) {
 
 func destroyWorkload(t *testing.T, namespace string) {
 	t.Helper()
-	sh(t, "kubectl delete namespace "+namespace+" --timeout=120s")
+	sh(t, "kubectl delete namespace "+namespace+" --ignore-not-found --timeout=120s")
 }
 
 // checkWorkload says whether the file is back.

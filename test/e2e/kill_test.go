@@ -113,8 +113,9 @@ func slowDriver(call string) holdUp {
 func stopControllerAtCommit(t *testing.T) (<-chan struct{}, func()) {
 	const controller = "snapshot-controller"
 	committing, letPass := blobFront.hold(func(r *http.Request) bool { return writesCommit(r.Method, r.URL.Path) })
-	stopped, over := make(chan struct{}), make(chan struct{})
+	stopped, over, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(done)
 		select {
 		case <-committing:
 		case <-over:
@@ -128,13 +129,10 @@ func stopControllerAtCommit(t *testing.T) (<-chan struct{}, func()) {
 	}()
 	return stopped, func() {
 		close(over)
+		<-done
 		letPass()
-		select {
-		case <-stopped:
-			if err := signalComponent(context.WithoutCancel(t.Context()), controller, "CONT"); err != nil {
-				t.Error(err)
-			}
-		default:
+		if err := signalComponent(context.WithoutCancel(t.Context()), controller, "CONT"); err != nil {
+			t.Error(err)
 		}
 	}
 }

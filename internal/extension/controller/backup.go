@@ -77,9 +77,8 @@ type Backups struct {
 
 // cause is why an attempt failed.
 type cause struct {
-	issue v1alpha1.Issue
-	// permanent: another attempt would fail alike. foreign: the recovery point in storage is another request's and must not be touched.
-	permanent, foreign bool
+	issue     v1alpha1.Issue
+	permanent bool // another attempt would fail alike
 }
 
 // SetupWithManager makes a manager call Reconcile for Backups; two are carried out at once.
@@ -142,12 +141,12 @@ func (b *backupRun) resume(ctx context.Context, status v1alpha1.BackupStatus) (c
 		case err == nil && rp.Attempt == status.Attempt:
 			return ctrl.Result{}, b.acknowledge(ctx, rp)
 		case err == nil:
-			why, known = cause{issue: recoveryPointExists(b.spec.RecoveryPointID), permanent: true, foreign: true}, true
+			why, known = cause{issue: recoveryPointExists(b.spec.RecoveryPointID), permanent: true}, true
 		case !errors.Is(err, bundle.ErrNoCommit):
 			return b.uncertain(ctx, status, err)
 		}
 	}
-	if err := b.undo(ctx, status, !why.foreign); err != nil {
+	if err := b.undo(ctx, status); err != nil {
 		return ctrl.Result{}, err
 	}
 	switch {
@@ -214,7 +213,7 @@ func (b *backupRun) noteCommit(s *v1alpha1.BackupStatus, rp bundle.RecoveryPoint
 
 // undo removes what an attempt left: its snapshots, and its blobs. Blobs of an attempt that was not committed mean nothing, so storage that is away does not
 // hold the undoing up.
-func (b *backupRun) undo(ctx context.Context, status v1alpha1.BackupStatus, blobs bool) error {
+func (b *backupRun) undo(ctx context.Context, status v1alpha1.BackupStatus) error {
 	b.log.Info("attempt is undone", "attempt", status.Attempt, "snapshots", len(status.Snapshots))
 	err := b.taker(status.Attempt).Abandon(ctx, status.Snapshots)
 	var slow *snapshot.NotRemovedError
@@ -223,22 +222,32 @@ func (b *backupRun) undo(ctx context.Context, status v1alpha1.BackupStatus, blob
 	} else if err != nil {
 		return fmt.Errorf("undo attempt %d of backup %s: %w", status.Attempt, b.name, err)
 	}
-	if !blobs {
-		return nil
-	}
 	if err := b.deleteBlobs(ctx, status.Attempt); err != nil && ctx.Err() == nil {
 		b.log.Warn("blobs of an attempt stay in storage", "attempt", status.Attempt, "error", err)
 	}
 	return nil
 }
 
-// deleteBlobs removes the blobs of all attempts up to one: storage may have been away when an earlier one was undone.
+// deleteBlobs removes the blobs of all attempts up to one: storage may have been away when an earlier one was undone. It does so only if storage says that none of
+// them was committed, since another request may have made a recovery point of this ID, with attempts of the same numbers.
 func (b *backupRun) deleteBlobs(ctx context.Context, last int32) error {
 	store, err := storage.Open(ctx, b.Reader, b.spec.Location)
-	for attempt := int32(1); err == nil && attempt <= last; attempt++ {
-		err = store.DeleteAll(ctx, bundle.AttemptFolder(b.spec.Location.Prefix, b.spec.RecoveryPointID, attempt))
+	if err != nil {
+		return err
 	}
-	return err
+	_, err = bundle.ReadRecoveryPoint(ctx, store, b.spec.Location.Prefix, b.spec.RecoveryPointID)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, bundle.ErrNoCommit) {
+		return err
+	}
+	for attempt := int32(1); attempt <= last; attempt++ {
+		if err := store.DeleteAll(ctx, bundle.AttemptFolder(b.spec.Location.Prefix, b.spec.RecoveryPointID, attempt)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *backupRun) taker(attempt int32) *snapshot.Taker {
@@ -402,7 +411,7 @@ func backupCause(err error) cause {
 	var status apierrors.APIStatus
 	switch {
 	case errors.Is(err, errRecoveryPointExists):
-		return cause{issue: v1alpha1.Issue{Code: CodeRecoveryPointExists, Resource: "storage", Message: err.Error(), Action: "Start a new backup."}, permanent: true, foreign: true}
+		return cause{issue: v1alpha1.Issue{Code: CodeRecoveryPointExists, Resource: "storage", Message: err.Error(), Action: "Start a new backup."}, permanent: true}
 	case errors.As(err, &invalid):
 		issue.Code = CodeInvalidRequest
 		return cause{issue: issue, permanent: true}

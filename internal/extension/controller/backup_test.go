@@ -611,15 +611,41 @@ func TestStorageThatGoesAtTheCommitIsAwaited(t *testing.T) {
 }
 
 func TestARecoveryPointOfAnotherRequestIsNotTouched(t *testing.T) {
-	s := newSite(t, 1)
-	first := s.newBackup()
-	s.finish(s.backups(), first)
-	second := s.newBackup(func(spec *v1alpha1.BackupSpec) { spec.RecoveryPointID = first.Spec.RecoveryPointID })
-	status := s.finish(s.backups(), second)
-	if status.Phase != v1alpha1.PhaseFailed || status.Errors[0].Code != controller.CodeRecoveryPointExists {
-		t.Errorf("status: %+v", status)
+	cases := map[string]struct {
+		refusals int32 // so often storage does not say what it has
+		killed   bool  // after it was found that the ID is taken
+		code     string
+	}{
+		"found at once":         {code: controller.CodeRecoveryPointExists},
+		"the extension is gone": {killed: true, code: controller.CodeRecoveryPointExists},
+		"storage refuses":       {refusals: 1, code: storage.CodeNotReady},
 	}
-	s.whole(first)
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, 1)
+			first := s.newBackup()
+			s.finish(s.backups(), first)
+			second := s.newBackup(func(spec *v1alpha1.BackupSpec) { spec.RecoveryPointID = first.Spec.RecoveryPointID })
+			var asked atomic.Int32
+			s.onBlob(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if strings.HasSuffix(r.URL.Path, "recoverypoint.json") && asked.Add(1) <= c.refusals {
+					w.WriteHeader(http.StatusBadRequest)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			if c.killed {
+				if _, err := s.backups().Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(second)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			status := s.finish(s.backups(), second)
+			if status.Phase != v1alpha1.PhaseFailed || status.Errors[0].Code != c.code {
+				t.Errorf("status: %+v", status)
+			}
+			s.whole(first)
+		})
+	}
 }
 
 func TestADeletedBackupIsUndone(t *testing.T) {

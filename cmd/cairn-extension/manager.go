@@ -26,8 +26,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/apiserver"
 	"github.com/cairn-backup/cairn/internal/buildinfo"
-	"github.com/cairn-backup/cairn/internal/extension/apiserver"
 	"github.com/cairn-backup/cairn/internal/extension/apply"
 	"github.com/cairn-backup/cairn/internal/extension/controller"
 )
@@ -62,7 +62,7 @@ func runManager(ctx context.Context, o managerOptions) error {
 	}
 	cluster.QPS = -1 // the API server's priority and fairness is the governor
 	cluster.UserAgent = "cairn-extension/" + buildinfo.Version
-	cluster.Wrap(apiserver.AskAgain)
+	cluster.Wrap(apiserver.NewAsker().Wrap)
 	s := runtime.NewScheme()
 	if err := errors.Join(scheme.AddToScheme(s), v1alpha1.AddToScheme(s), snapshotv1.AddToScheme(s)); err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
+	"github.com/cairn-backup/cairn/internal/apiserver"
 	"github.com/cairn-backup/cairn/internal/link"
 )
 
@@ -73,7 +74,7 @@ type run struct {
 	desired   *link.Desired // nil until the service answered once
 	installed installation
 	looked    bool                      // installed says what is, not what the zero value says
-	ended     map[key]link.RequestState // requests that have ended and have no object: the cluster refused it, or somebody deleted it
+	ended     map[key]link.RequestState // requests that have ended, until the service knows: their objects may be gone, or never have been
 
 	leaving time.Time // install's own: since when the extension is to go; zero while it is to stay
 
@@ -107,6 +108,7 @@ func (c *Connector) begin() (*run, error) {
 	cluster := rest.CopyConfig(c.Cluster)
 	cluster.QPS, cluster.Burst = 50, 100
 	cluster.UserAgent = "cairn-connector/" + c.Version
+	cluster.Wrap(apiserver.NewAsker().Wrap)
 	r := &run{
 		Connector: c,
 		ended:     map[key]link.RequestState{},

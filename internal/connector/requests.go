@@ -207,7 +207,7 @@ func (r *run) refuse(ctx context.Context, q link.Request, cause error) error {
 	return nil
 }
 
-// keepEnd remembers how a request ended whose object has gone: it may not have been told, and must not be made anew.
+// keepEnd remembers how a request ended, since its object may be gone before that is told, and must not be made anew then.
 func (r *run) keepEnd(kind string, object any) {
 	if missed, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = missed.Obj

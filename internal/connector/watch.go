@@ -64,18 +64,14 @@ func newWatch(r *run) (*watch, error) {
 	for _, kind := range kinds {
 		gvr, _ := resource(kind)
 		w.ofKind[kind] = w.requests.ForResource(gvr).Informer()
-		changed := func(o any) {
+		add(w.ofKind[kind], handler(func(o any) {
+			r.keepEnd(kind, o)
 			r.toCarry.set()
 			r.toTell.set()
 			if u, ok := o.(*unstructured.Unstructured); ok && phase(u).Final() {
 				r.toTellNow.set()
 			}
-		}
-		add(w.ofKind[kind], cache.ResourceEventHandlerFuncs{
-			AddFunc:    changed,
-			UpdateFunc: func(_, o any) { changed(o) },
-			DeleteFunc: func(o any) { r.keepEnd(kind, o); changed(o) },
-		})
+		}))
 	}
 	return w, failed
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/cairn-backup/cairn/internal/extension/apiserver"
+	"github.com/cairn-backup/cairn/internal/apiserver"
 )
 
 // starting answers as an API server that knows who may do what from its third look at /readyz on; it refuses /secret for good.
@@ -65,7 +65,7 @@ func send(t *testing.T, through http.RoundTripper, path, body string) int {
 func TestARefusalOfAStartingServerIsNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &starting{}
-		if status := send(t, apiserver.AskAgain(server), "/pods", "a pod"); status != http.StatusOK {
+		if status := send(t, apiserver.NewAsker().Wrap(server), "/pods", "a pod"); status != http.StatusOK {
 			t.Errorf("the answer is %d", status)
 		}
 		if strings.Join(server.got, ", ") != "refused, a pod" {
@@ -77,7 +77,7 @@ func TestARefusalOfAStartingServerIsNotBelieved(t *testing.T) {
 func TestARefusalOfAReadyServerStands(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &starting{looks: 3}
-		if status := send(t, apiserver.AskAgain(server), "/secret", "mine"); status != http.StatusForbidden {
+		if status := send(t, apiserver.NewAsker().Wrap(server), "/secret", "mine"); status != http.StatusForbidden {
 			t.Errorf("the answer is %d", status)
 		}
 		if len(server.got) != 2 {
@@ -86,11 +86,25 @@ func TestARefusalOfAReadyServerStands(t *testing.T) {
 	})
 }
 
+// Who refuses a lot, such as a webhook, is not asked everything twice.
+func TestManyRefusalsCostOneLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &starting{looks: 3}
+		asker := apiserver.NewAsker()
+		for range 100 {
+			send(t, asker.Wrap(server), "/secret", "mine") // each with a client of its own
+		}
+		if server.looks != 4 || len(server.got) > 102 {
+			t.Errorf("%d looks, and the server got %d", server.looks-3, len(server.got))
+		}
+	})
+}
+
 // A server that never says that it is ready costs one wait, not one for each refusal.
 func TestReadinessMayBeHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &starting{never: 1}
-		through := apiserver.AskAgain(server)
+		through := apiserver.NewAsker().Wrap(server)
 		for range 10 {
 			if status := send(t, through, "/pods", "a pod"); status != http.StatusForbidden {
 				t.Errorf("the answer is %d", status)

@@ -35,6 +35,9 @@ const (
 	pollEvery         = 20 * time.Millisecond
 )
 
+// Driver is the name of the stand-in's CSI driver. Its snapshotter passes over the contents of others.
+const Driver = "disk.test"
+
 // Storage is a stand-in for the snapshot controller, a snapshotter and a CSI driver with its storage. It follows the real controllers' rules
 // on finalizers and deletion policies, so that whatever leaks or is lost with these does so here.
 type Storage struct {
@@ -248,6 +251,9 @@ func (s *Storage) content(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 	var content snapshotv1.VolumeSnapshotContent
 	if err := s.client.Get(ctx, key, &content); err != nil {
 		return ctrl.Result{}, err
+	}
+	if content.Spec.Driver != Driver {
+		return ctrl.Result{}, nil
 	}
 	unbound := content.Spec.Source.SnapshotHandle != nil && content.Spec.VolumeSnapshotRef.UID == ""
 	_, making := content.Annotations[beingCreated]

@@ -38,7 +38,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/kubetest"
 )
 
-const driver = "disk.test"
+const driver = kubetest.Driver
 
 var gigabyte = resource.MustParse("1Gi")
 

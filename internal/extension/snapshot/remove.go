@@ -43,6 +43,9 @@ const annReminded = inventory.OwnLabelPrefix + "reminded"
 // labelDelete marks the contents made to delete a recovery point's snapshots, with the recovery point's ID.
 const labelDelete = inventory.OwnLabelPrefix + "delete"
 
+// noDriver is the driver of contents that no snapshotter is to look at yet.
+const noDriver = "none." + v1alpha1.Group
+
 // NotRemovedError says which objects did not go away in time. They have been told to; their controllers have not done so.
 type NotRemovedError struct{ Objects []string }
 
@@ -225,9 +228,7 @@ func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 	return notRemoved(left)
 }
 
-// deleteHandles makes the snapshotter delete snapshots, and returns the objects that are left. It does so for a content that holds the handle, is bound to no
-// VolumeSnapshot and is being deleted. That is done to a content which it knows already: what it writes when it looks at one for the first time would replace the
-// handle in the status, without which it deletes nothing.
+// deleteHandles makes the snapshotter delete snapshots, and returns the objects that are left.
 func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r v1alpha1.VolumeSnapshotRecord) bool { return r.Handle == "" })
 	if len(records) == 0 {
@@ -239,7 +240,7 @@ func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 	}
 	err = each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error {
 		class, _ := ClassOf(r.Driver, classes.Items)
-		return t.createDeleter(ctx, r, class.Parameters)
+		return t.deleteHandle(ctx, r, class.Parameters)
 	})
 	if err != nil {
 		return nil, err
@@ -247,37 +248,27 @@ func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnap
 	w := watched{list: &snapshotv1.VolumeSnapshotContentList{}, object: &snapshotv1.VolumeSnapshotContent{},
 		labels: client.MatchingLabels{labelDelete: t.RecoveryPointID}, wanted: map[client.ObjectKey]bool{}}
 	for _, r := range records {
-		name := deleterName(r.Handle)
+		name := deleterName(r)
 		w.keys, w.wanted[client.ObjectKey{Namespace: v1alpha1.Namespace, Name: name}] = append(w.keys, name), true
-	}
-	// A snapshotter that is away does not matter: when it is back, it finds all of it as it should be.
-	if _, err := t.wait(ctx, w, t.removal()/10, looked); err != nil {
-		return nil, err
-	}
-	if err := each(ctx, records, func(r v1alpha1.VolumeSnapshotRecord) error { return t.deleteHandle(ctx, r) }); err != nil {
-		return nil, err
 	}
 	return t.waitGone(ctx, w)
 }
 
-// looked reports whether the snapshotter has looked at a content.
-func looked(object any, exists bool) bool {
-	content, ok := object.(*snapshotv1.VolumeSnapshotContent)
-	return !exists || ok && content.Status != nil
+func deleterName(r v1alpha1.VolumeSnapshotRecord) string {
+	return fmt.Sprintf("%sdelete-%x", inventory.OwnSnapshotPrefix, sha256.Sum256([]byte(r.Driver+"/"+r.Handle)))[:60]
 }
 
-func deleterName(handle string) string {
-	return fmt.Sprintf("%sdelete-%x", inventory.OwnSnapshotPrefix, sha256.Sum256([]byte(handle)))[:60]
-}
-
-// createDeleter makes the content by which a snapshot is deleted. The finalizer, which else the snapshot controller adds, makes it stay until that is done.
-func (t *Taker) createDeleter(ctx context.Context, r v1alpha1.VolumeSnapshotRecord, parameters map[string]string) error {
-	name := deleterName(r.Handle)
+// deleteHandle makes the snapshotter delete a snapshot. It does so for a content that has the handle in its status, is bound to no VolumeSnapshot and is being deleted.
+// One that is not deleted yet it looks up first, and when that fails, which takes a driver as long as it likes, it writes a status without the handle over what it has
+// not seen; it would then let the content go and leave the snapshot. So the content is no driver's until all of it is as it should be. The finalizer, which else the
+// snapshot controller adds, makes it stay. A snapshotter that is away does not matter: when it is back, it finds it so.
+func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecord, parameters map[string]string) error {
+	name := deleterName(r)
 	content := &snapshotv1.VolumeSnapshotContent{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelDelete: t.RecoveryPointID}, Finalizers: []string{contentFinalizer},
 			Annotations: secretAnnotations(parameters)},
 		Spec: snapshotv1.VolumeSnapshotContentSpec{
-			DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, Driver: r.Driver,
+			DeletionPolicy: snapshotv1.VolumeSnapshotContentDelete, Driver: noDriver,
 			Source:            snapshotv1.VolumeSnapshotContentSource{SnapshotHandle: &r.Handle},
 			VolumeSnapshotRef: corev1.ObjectReference{Namespace: v1alpha1.Namespace, Name: name},
 		},
@@ -285,21 +276,14 @@ func (t *Taker) createDeleter(ctx context.Context, r v1alpha1.VolumeSnapshotReco
 	if err := client.IgnoreAlreadyExists(t.Client.Create(ctx, content)); err != nil {
 		return fmt.Errorf("create VolumeSnapshotContent %s to delete a snapshot: %w", name, err)
 	}
-	return nil
-}
-
-// deleteHandle deletes the content of createDeleter. The snapshotter puts the handle into the status only when it finds the snapshot, and one that is gone, or cannot
-// be found just now, must be deleted too.
-func (t *Taker) deleteHandle(ctx context.Context, r v1alpha1.VolumeSnapshotRecord) error {
-	content := &snapshotv1.VolumeSnapshotContent{ObjectMeta: metav1.ObjectMeta{Name: deleterName(r.Handle)}}
 	status := mergePatch(map[string]any{"status": map[string]any{"snapshotHandle": r.Handle}})
 	if err := client.IgnoreNotFound(t.Client.Status().Patch(ctx, content, status)); err != nil {
-		return fmt.Errorf("set the handle of VolumeSnapshotContent %s: %w", content.Name, err)
+		return fmt.Errorf("set the handle of VolumeSnapshotContent %s: %w", name, err)
 	}
 	if err := client.IgnoreNotFound(t.Client.Delete(ctx, content)); err != nil {
-		return fmt.Errorf("delete VolumeSnapshotContent %s: %w", content.Name, err)
+		return fmt.Errorf("delete VolumeSnapshotContent %s: %w", name, err)
 	}
-	return nil
+	return t.patchContent(ctx, name, mergePatch(map[string]any{"spec": map[string]any{"driver": r.Driver}}))
 }
 
 // secretAnnotations names the credentials to delete with, if the class names them outright.
@@ -329,15 +313,10 @@ type watched struct {
 
 // waitGone waits until none of the objects is left, or returns those that did not go in time.
 func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
-	return t.wait(ctx, w, t.removal(), func(_ any, exists bool) bool { return !exists })
-}
-
-// wait watches until all of the objects pass, or returns those that did not in time.
-func (t *Taker) wait(ctx context.Context, w watched, limit time.Duration, passes func(object any, exists bool) bool) ([]string, error) {
 	if len(w.keys) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errRemoval)
+	ctx, cancel := context.WithTimeoutCause(ctx, t.removal(), errRemoval)
 	defer cancel()
 	changed := make(chan struct{}, 1)
 	signal := func() {
@@ -361,8 +340,8 @@ func (t *Taker) wait(ctx context.Context, w watched, limit time.Duration, passes
 	}()
 	left := func() []string {
 		return slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool {
-			object, exists, err := store.GetByKey(key)
-			return err == nil && passes(object, exists)
+			_, exists, err := store.GetByKey(key)
+			return err == nil && !exists
 		})
 	}
 	pause := firstReminder

@@ -339,6 +339,9 @@ func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
 		}
 	}()
 	left := func() []string {
+		if !controller.HasSynced() {
+			return w.keys // what cannot be seen is not gone
+		}
 		return slices.DeleteFunc(slices.Clone(w.keys), func(key string) bool {
 			_, exists, err := store.GetByKey(key)
 			return err == nil && !exists
@@ -360,7 +363,7 @@ func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
 			}
 			return nil, ctx.Err()
 		}
-		if controller.HasSynced() && len(left()) == 0 {
+		if len(left()) == 0 {
 			return nil, nil
 		}
 	}

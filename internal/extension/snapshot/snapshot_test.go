@@ -16,7 +16,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/bundle"
@@ -313,6 +315,34 @@ func TestRemovalThatHangsSaysWhatIsLeft(t *testing.T) {
 	if err := w.taker.Release(t.Context(), w.records(true)); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestObjectsThatCannotBeSeenAreNotTakenToBeGone(t *testing.T) {
+	w := newWorld(t, 1)
+	w.take()
+	unseen := func(list client.ObjectList) error {
+		if _, ofSnapshots := list.(*snapshotv1.VolumeSnapshotList); ofSnapshots {
+			return errors.New("made by the test")
+		}
+		return nil
+	}
+	w.taker.Client = interceptor.NewClient(cluster.Client, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+			return errors.Join(unseen(list), c.List(ctx, list, options...))
+		},
+		Watch: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) (watch.Interface, error) {
+			if err := unseen(list); err != nil {
+				return nil, err
+			}
+			return c.Watch(ctx, list, options...)
+		}})
+	w.taker.Removal = 300 * time.Millisecond
+	var left *snapshot.NotRemovedError
+	record := w.targets[0].Record
+	if err := w.taker.Release(t.Context(), w.records(true)); !errors.As(err, &left) || !slices.Contains(left.Objects, record.Namespace+"/"+record.SnapshotName) {
+		t.Errorf("got %v, want the VolumeSnapshot", err)
+	}
+	until(t, "all objects are gone", func() bool { return len(w.objects()) == 0 })
 }
 
 func TestControllersThatAreAwayFinishTheRemovalLater(t *testing.T) {

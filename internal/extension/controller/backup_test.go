@@ -156,7 +156,7 @@ func (s *site) backups(wrap ...func(http.RoundTripper) http.RoundTripper) *contr
 		s.t.Fatal(err)
 	}
 	return &controller.Backups{Client: c, Reader: c, Config: config, Log: slog.New(slog.DiscardHandler), Now: time.Now, Generator: "test",
-		Pause: 10 * time.Millisecond, Snapshots: snapshot.Taker{Removal: 20 * time.Second, GiveUp: 300 * time.Millisecond}}
+		Pause: 10 * time.Millisecond, Snapshots: snapshot.Taker{Removal: time.Minute, GiveUp: 300 * time.Millisecond}}
 }
 
 // finish reconciles a Backup until it has ended.
@@ -327,7 +327,7 @@ func TestABackupMakesARecoveryPoint(t *testing.T) {
 }
 
 func (s *site) deletions() *controller.Deletions {
-	return &controller.Deletions{Client: cluster.Client, Reader: cluster.Client, Log: slog.New(slog.DiscardHandler), Now: time.Now, Removal: 5 * time.Second, Pause: time.Millisecond}
+	return &controller.Deletions{Client: cluster.Client, Reader: cluster.Client, Log: slog.New(slog.DiscardHandler), Now: time.Now, Removal: time.Minute, Pause: time.Millisecond}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -776,23 +776,41 @@ func TestDeletionThatStorageRefusesFails(t *testing.T) {
 	}
 }
 
-func TestADeletionThatTheSnapshotterHoldsUpIsTriedAgain(t *testing.T) {
-	s := newSite(t, 0)
-	s.snapshots.Add("kept", "volume")
-	s.snapshots.Away(false, true)
-	d := &v1alpha1.DeleteBackup{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, GenerateName: "d-"},
-		Spec: v1alpha1.DeleteBackupSpec{RecoveryPointID: strings.Repeat("0", 32), Location: v1alpha1.StorageLocation{Prefix: "bi-1/"},
-			Snapshots: []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "kept"}}}}
-	create(t, d)
-	r := s.deletions()
-	r.Removal = 300 * time.Millisecond
-	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)}); err != nil {
-		t.Fatal(err)
-	}
-	s.snapshots.Away(false, false)
-	reconcileUntil(t.Context(), t, s.deletions(), d, func() bool { return d.Status.Phase.Final() })
-	if d.Status.Phase != v1alpha1.PhaseCompleted || len(s.snapshots.Snapshots()) != 0 {
-		t.Errorf("status: %+v, in storage: %v", d.Status, s.snapshots.Snapshots())
+func TestADeletionThatTheSnapshotterHoldsUpIsTriedOnceMore(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the snapshotter comes back %v", back), func(t *testing.T) {
+			s := newSite(t, 0)
+			s.snapshots.Add("kept", "volume")
+			s.snapshots.Away(false, true)
+			d := &v1alpha1.DeleteBackup{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, GenerateName: "d-"},
+				Spec: v1alpha1.DeleteBackupSpec{RecoveryPointID: strings.Repeat("0", 32), Location: v1alpha1.StorageLocation{Prefix: "bi-1/"},
+					Snapshots: []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "kept"}}}}
+			create(t, d)
+			r := s.deletions()
+			r.Removal = 300 * time.Millisecond
+			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)}); err != nil {
+				t.Fatal(err)
+			}
+			want := v1alpha1.PhaseFailed
+			if back {
+				s.snapshots.Away(false, false)
+				r, want = s.deletions(), v1alpha1.PhaseCompleted
+			}
+			reconcileUntil(t.Context(), t, r, d, func() bool { return d.Status.Phase.Final() })
+			if d.Status.Phase != want || d.Status.Attempt != 2 || back != (len(s.snapshots.Snapshots()) == 0) {
+				t.Errorf("status: %+v, in storage: %v", d.Status, s.snapshots.Snapshots())
+			}
+			if !back {
+				if issue := d.Status.Errors[0]; issue.Code != controller.CodeDeleteFailed || !strings.Contains(issue.Message, "snapshotter") {
+					t.Errorf("issue: %+v", issue)
+				}
+				s.snapshots.Away(false, false)
+				eventually(t, "all objects are gone", func() bool {
+					var list snapshotv1.VolumeSnapshotContentList
+					return cluster.Client.List(t.Context(), &list) == nil && len(list.Items) == 0
+				})
+			}
+		})
 	}
 }
 

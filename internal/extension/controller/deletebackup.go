@@ -11,6 +11,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
@@ -29,8 +30,11 @@ const (
 	stepDeleteBlobs     = "DeleteBlobs"
 )
 
-// maxDeleteAttempts is how often a deletion is begun; it goes on where the last one ended.
-const maxDeleteAttempts = 5
+// How often a deletion is begun; it goes on where the last one ended. One that waits in vain for snapshots to go takes minutes each time.
+const maxDeleteAttempts, maxSlowDeleteAttempts = 5, 2
+
+// deletionsAtOnce is how many deletions are carried out at once: those that wait for a driver that is away must not keep those of others.
+const deletionsAtOnce = 8
 
 // Deletions carries out DeleteBackup objects. Every step may be done again, so that nothing need be remembered.
 type Deletions struct {
@@ -48,6 +52,7 @@ type Deletions struct {
 func (r *Deletions) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.DeleteBackup{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: deletionsAtOnce}).
 		Complete(r)
 }
 
@@ -71,9 +76,9 @@ func (r *Deletions) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.R
 		return ctrl.Result{}, nil // the extension stops; the next one begins anew
 	}
 	if err != nil {
-		issue, permanent := deletionIssue(err, deletion.Spec.RecoveryPointID)
+		issue, attempts := deletionIssue(err, deletion.Spec.RecoveryPointID)
 		r.Log.Error("recovery point cannot be deleted", "request", deletion.Name, "attempt", s.Attempt, "code", issue.Code, "error", err)
-		if !permanent && s.Attempt < maxDeleteAttempts {
+		if s.Attempt < attempts {
 			pause := r.Pause
 			if pause == 0 {
 				pause = 5 * time.Second
@@ -125,15 +130,19 @@ func (r *Deletions) run(ctx context.Context, deletion *v1alpha1.DeleteBackup) er
 	return nil
 }
 
-// deletionIssue says what an error means to the user, and whether another attempt would fail alike.
-func deletionIssue(err error, id string) (issue v1alpha1.Issue, permanent bool) {
+// deletionIssue says what an error means to the user, and how many attempts there are if they end with it.
+func deletionIssue(err error, id string) (issue v1alpha1.Issue, attempts int32) {
 	if issue, ok := storage.AsIssue(err); ok {
-		return issue, storage.Permanent(err)
+		if storage.Permanent(err) {
+			return issue, 1
+		}
+		return issue, maxDeleteAttempts
 	}
+	issue = v1alpha1.Issue{Code: CodeDeleteFailed, Resource: "recoverypoints/" + id, Message: err.Error(), Action: "See the extension's log, and delete the recovery point again."}
 	var slow *snapshot.NotRemovedError
-	action := "See the extension's log, and delete the recovery point again."
 	if errors.As(err, &slow) {
-		action = "Repair the CSI driver or the snapshot controller, and delete the recovery point again; else delete its snapshots by hand in storage."
+		issue.Action = "Repair the CSI driver or the snapshot controller, and delete the recovery point again; else delete its snapshots by hand in storage."
+		return issue, maxSlowDeleteAttempts
 	}
-	return v1alpha1.Issue{Code: CodeDeleteFailed, Resource: "recoverypoints/" + id, Message: err.Error(), Action: action}, false
+	return issue, maxDeleteAttempts
 }

@@ -719,16 +719,41 @@ func TestABackupThatIsDeletedWhenItIsCommittedEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watch.Stop()
+	var deleted, asked atomic.Bool
+	told := make(chan struct{}) // the extension has learnt of the deletion
+	tell := sync.OnceFunc(func() { close(told) })
 	s.onBlob(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if isWrite(r) && strings.HasSuffix(r.URL.Path, "recoverypoint.json") {
+		switch {
+		case !strings.HasSuffix(r.URL.Path, "recoverypoint.json"):
+		case !isWrite(r):
+			asked.Store(deleted.Load())
+		default:
 			if err := cluster.Client.Delete(context.WithoutCancel(r.Context()), b.DeepCopy()); client.IgnoreNotFound(err) != nil {
 				t.Error(err)
+			}
+			deleted.Store(true)
+			select {
+			case <-told:
+			case <-r.Context().Done():
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
-	if _, err := s.backups().Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)}); err != nil {
+	reconciler := s.backups(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			after := deleted.Load()
+			response, err := next.RoundTrip(r)
+			if err == nil && after && strings.HasSuffix(r.URL.Path, "/status") {
+				response.Body = closing{response.Body, tell}
+			}
+			return response, err
+		})
+	})
+	if _, err := reconciler.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)}); err != nil {
 		t.Fatal(err)
+	}
+	if asked.Load() {
+		t.Error("the commit was given up: the extension had to ask whether it was carried out")
 	}
 	timeout := time.After(30 * time.Second)
 	for gone := false; !gone; {
@@ -747,6 +772,17 @@ func TestABackupThatIsDeletedWhenItIsCommittedEnds(t *testing.T) {
 	}
 	b.Finalizers = nil // as they were before the last one was taken off
 	s.whole(b)
+}
+
+// closing is a body that tells when it has been read.
+type closing struct {
+	io.ReadCloser
+	tell func()
+}
+
+func (c closing) Close() error {
+	defer c.tell()
+	return c.ReadCloser.Close()
 }
 
 func eventually(t *testing.T, what string, reached func() bool) {

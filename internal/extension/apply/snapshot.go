@@ -180,7 +180,8 @@ func removeSnapshot(ctx context.Context, cluster Cluster, now time.Time, namespa
 
 // Sweep removes the snapshot objects of restores that have ended, as soon as no claim waits for them; storage keeps the
 // snapshots. A restore ends with such objects left if a claim waits for its first pod, or if they could not be removed. running says which restores have not
-// ended; it is asked after the objects were listed, so that no new restore is overlooked. What cannot be swept does not keep the rest from it.
+// ended; it is asked after the objects were listed, so that no new restore is overlooked. What cannot be swept does not keep the rest from it. What was told to go
+// before and is still there is told again, but counts no more.
 func Sweep(ctx context.Context, cluster Cluster, now time.Time, running func(context.Context) (map[types.UID]bool, error)) (removed int, err error) {
 	list, err := cluster.Dynamic.Resource(contents).List(ctx, metav1.ListOptions{LabelSelector: RestoreLabel})
 	if apierrors.IsNotFound(err) {
@@ -217,7 +218,7 @@ func sweep(ctx context.Context, cluster Cluster, now time.Time, content *unstruc
 		return false, err
 	}
 	err = removeSnapshot(ctx, cluster, now, namespace, content.GetName())
-	return err == nil, err
+	return err == nil && content.GetDeletionTimestamp() == nil, err
 }
 
 // claimWaits reports whether a claim has yet to be filled from a snapshot. One of the same name that was made since may have another source.

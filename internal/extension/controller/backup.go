@@ -69,7 +69,7 @@ type Backups struct {
 	Generator string
 	// Snapshots holds the time limits of snapshots; its other fields are set for each attempt.
 	Snapshots snapshot.Taker
-	// Pause is the time between two attempts; 0 means 2 seconds.
+	// Pause is the time between an attempt and its undoing; 0 means 2 seconds.
 	Pause time.Duration
 
 	causes sync.Map // types.UID → cause: why the last attempt of this process failed
@@ -288,16 +288,18 @@ func (b *backupRun) attempt(ctx context.Context) (ctrl.Result, error) {
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
 	}
-	if err != nil && errors.Is(context.Cause(making), errDeleted) {
-		return b.resume(ctx, b.ledger.status())
+	if err == nil {
+		return ctrl.Result{}, b.release(ctx)
 	}
-	if err != nil {
+	if errors.Is(context.Cause(making), errDeleted) {
+		b.log.Info("backup was deleted, its attempt stops", "attempt", attempt)
+	} else {
 		why := backupCause(err)
 		b.log.Error("attempt failed", "attempt", attempt, "code", why.issue.Code, "error", err)
 		b.causes.Store(b.uid, why)
-		return ctrl.Result{RequeueAfter: b.pause()}, nil
 	}
-	return ctrl.Result{}, b.release(ctx)
+	// It is not undone at once: storage may still be carrying out what it was asked for before the attempt stopped.
+	return ctrl.Result{RequeueAfter: b.pause()}, nil
 }
 
 // hold puts the finalizer on the Backup.

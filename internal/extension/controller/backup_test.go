@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -678,30 +679,58 @@ func TestADeletedBackupIsUndone(t *testing.T) {
 	s.nothing(b)
 }
 
+// Storage carries out what it was asked for when the attempt was stopped, and nobody waits for its answer any more.
 func TestABackupThatIsDeletedWhileItRunsIsUndone(t *testing.T) {
 	s := newSite(t, 1)
 	b := s.newBackup()
 	s.snapshots.OnTake(func(string) error { return kubetest.NotYet })
+	reading, stopped := make(chan struct{}), make(chan struct{})
+	s.onBlob(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "configmaps") {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			r = r.WithContext(context.WithoutCancel(r.Context()))
+			r.Body, w = io.NopCloser(bytes.NewReader(body)), discard{http.Header{}}
+			close(reading)
+			<-stopped
+		}
+		next.ServeHTTP(w, r)
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.backups().Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)})
-		done <- err
-	}()
-	eventually(t, "it waits for the snapshot", func() bool {
+	r := s.backups()
+	reconcile := func() <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)})
+			done <- err
+		}()
+		return done
+	}
+	content := func() *snapshotv1.VolumeSnapshotContent {
 		var list snapshotv1.VolumeSnapshotContentList
-		return cluster.Client.List(t.Context(), &list) == nil && len(list.Items) == 1
-	})
+		if err := cluster.Client.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
+			return nil
+		}
+		return &list.Items[0]
+	}
+	running := reconcile()
+	<-reading
+	eventually(t, "it waits for the snapshot", func() bool { return content() != nil })
 	if err := cluster.Client.Delete(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "its snapshot is given up", func() bool {
-		var list snapshotv1.VolumeSnapshotContentList
-		return cluster.Client.List(t.Context(), &list) == nil && len(list.Items) == 1 && list.Items[0].DeletionTimestamp != nil
-	})
+	if err := <-running; err != nil {
+		t.Fatal(err)
+	}
+	close(stopped)
+	eventually(t, "what it had asked of storage is done", func() bool { return s.serving.Load() == 0 })
+	undoing := reconcile()
+	eventually(t, "its snapshot is given up", func() bool { c := content(); return c != nil && c.DeletionTimestamp != nil })
 	s.snapshots.OnTake(nil)
-	if err := <-done; err != nil {
+	if err := <-undoing; err != nil {
 		t.Fatal(err)
 	}
 	if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(b), b); client.IgnoreNotFound(err) != nil || err == nil {
@@ -709,6 +738,9 @@ func TestABackupThatIsDeletedWhileItRunsIsUndone(t *testing.T) {
 	}
 	b.Finalizers = nil
 	s.nothing(b)
+	if left := s.blobs(""); len(left) != 0 {
+		t.Errorf("blobs are left: %v", left)
+	}
 }
 
 func TestABackupThatIsDeletedWhenItIsCommittedEnds(t *testing.T) {

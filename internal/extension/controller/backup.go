@@ -215,12 +215,12 @@ func (b *backupRun) noteCommit(s *v1alpha1.BackupStatus, rp bundle.RecoveryPoint
 // hold the undoing up.
 func (b *backupRun) undo(ctx context.Context, status v1alpha1.BackupStatus) error {
 	b.log.Info("attempt is undone", "attempt", status.Attempt, "snapshots", len(status.Snapshots))
-	err := b.taker(status.Attempt).Abandon(ctx, status.Snapshots)
-	var slow *snapshot.NotRemovedError
-	if errors.As(err, &slow) {
-		b.log.Warn("snapshots of an attempt are still being removed by their controllers", "attempt", status.Attempt, "error", err)
-	} else if err != nil {
+	left, err := b.taker(status.Attempt).Abandon(ctx, status.Snapshots)
+	if err != nil {
 		return fmt.Errorf("undo attempt %d of backup %s: %w", status.Attempt, b.name, err)
+	}
+	if len(left) > 0 {
+		b.log.Warn("snapshots of an attempt are still being removed by their controllers", "attempt", status.Attempt, "error", &snapshot.NotRemovedError{Objects: left})
 	}
 	if err := b.deleteBlobs(ctx, status.Attempt); err != nil && ctx.Err() == nil {
 		b.log.Warn("blobs of an attempt stay in storage", "attempt", status.Attempt, "error", err)
@@ -342,18 +342,19 @@ func (b *backupRun) release(ctx context.Context) error {
 	}
 	taker := b.taker(status.Attempt)
 	var slow snapshot.NotRemovedError
-	for _, remove := range []func() error{
-		func() error { return taker.Release(ctx, kept) },
-		func() error { return taker.Abandon(ctx, failed) },
-	} {
-		err := patiently(ctx, remove)
-		if left := (*snapshot.NotRemovedError)(nil); errors.As(err, &left) {
-			slow.Objects = append(slow.Objects, left.Objects...)
-		} else if err != nil {
-			return fmt.Errorf("release the snapshots of backup %s: %w", b.name, err)
+	err := patiently(ctx, func() error {
+		released, err := taker.Release(ctx, kept)
+		if err != nil {
+			return err
 		}
+		abandoned, err := taker.Abandon(ctx, failed)
+		slow.Objects = append(released, abandoned...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("release the snapshots of backup %s: %w", b.name, err)
 	}
-	err := b.ledger.record(ctx, func(s *v1alpha1.BackupStatus) {
+	err = b.ledger.record(ctx, func(s *v1alpha1.BackupStatus) {
 		if len(slow.Objects) > 0 {
 			s.Warnings = append(s.Warnings, v1alpha1.Issue{Code: snapshot.CodeNotRemoved, Resource: "volumesnapshots.snapshot.storage.k8s.io", Message: slow.Error(),
 				Action: "The recovery point is whole. Repair the snapshot controller or the driver; the objects then go away."})

@@ -416,8 +416,8 @@ func TestAKillAtAnyWriteLeavesOneWholeRecoveryPoint(t *testing.T) {
 		s.whole(b)
 		attempts[status.Attempt]++
 		d := snapshot.Taker{Client: cluster.Client, RecoveryPointID: b.Spec.RecoveryPointID, Now: time.Now}
-		if err := d.DeleteHandles(t.Context(), status.Snapshots); err != nil {
-			t.Fatal(err)
+		if left, err := d.DeleteHandles(t.Context(), status.Snapshots); err != nil || len(left) != 0 {
+			t.Fatal(left, err)
 		}
 		if t.Failed() {
 			t.Fatalf("killed at %d, status %+v", at, status)

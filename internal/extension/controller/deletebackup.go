@@ -110,7 +110,11 @@ func (r *Deletions) run(ctx context.Context, deletion *v1alpha1.DeleteBackup) er
 		}},
 		{stepDeleteSnapshots, func() error {
 			taker := snapshot.Taker{Client: r.Client, RecoveryPointID: spec.RecoveryPointID, Now: r.Now, Removal: r.Removal}
-			return taker.DeleteHandles(ctx, spec.Snapshots)
+			left, err := taker.DeleteHandles(ctx, spec.Snapshots)
+			if err == nil && len(left) > 0 {
+				err = &snapshot.NotRemovedError{Objects: left}
+			}
+			return err
 		}},
 		{stepDeleteBlobs, func() error {
 			deletion.Status.Progress.VolumesDone = int64(len(spec.Snapshots))

@@ -14,7 +14,6 @@ import (
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/bundle"
-	"github.com/cairn-backup/cairn/internal/extension/snapshot"
 )
 
 // maxWarnings is how many warnings a status lists; the report in storage has all of them.
@@ -186,8 +185,7 @@ func patiently(ctx context.Context, do func() error) error {
 	defer cancel()
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		err := do()
-		var slow *snapshot.NotRemovedError
-		if err == nil || errors.As(err, &slow) || apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) {
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) {
 			return err
 		}
 		select {

@@ -55,28 +55,18 @@ func (e *NotRemovedError) Error() string {
 		len(e.Objects), strings.Join(shown, ", "))
 }
 
-func notRemoved(objects []string) error {
-	if len(objects) == 0 {
-		return nil
-	}
-	return &NotRemovedError{Objects: objects}
+// Release removes the snapshot objects of the records; storage keeps the snapshots. It returns the objects that are left, and may be called again.
+func (t *Taker) Release(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
+	_, left, err = t.remove(ctx, records, snapshotv1.VolumeSnapshotContentRetain)
+	return left, err
 }
 
-// Release removes the snapshot objects of the records; storage keeps the snapshots. It may be called again.
-func (t *Taker) Release(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
-	_, left, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentRetain)
-	if err != nil {
-		return err
-	}
-	return notRemoved(left)
-}
-
-// Abandon removes the snapshot objects of the records and the snapshots in storage. It may be called again, and for records whose
-// snapshots were never asked for.
-func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
+// Abandon removes the snapshot objects of the records and the snapshots in storage, and returns the objects that are left. It may be called again, and for
+// records whose snapshots were never asked for.
+func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
 	found, left, err := t.remove(ctx, records, snapshotv1.VolumeSnapshotContentDelete)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var lost []v1alpha1.VolumeSnapshotRecord
 	for _, r := range records {
@@ -84,11 +74,8 @@ func (t *Taker) Abandon(ctx context.Context, records []v1alpha1.VolumeSnapshotRe
 			lost = append(lost, r)
 		}
 	}
-	more, err := t.deleteHandles(ctx, lost)
-	if err != nil {
-		return err
-	}
-	return notRemoved(append(left, more...))
+	more, err := t.DeleteHandles(ctx, lost)
+	return append(left, more...), err
 }
 
 func ref(r v1alpha1.VolumeSnapshotRecord) client.ObjectKey {
@@ -218,18 +205,9 @@ func (t *Taker) patchContent(ctx context.Context, name string, patch client.Patc
 	return nil
 }
 
-// DeleteHandles deletes snapshots in storage whose Kubernetes objects have gone, by the handles in the records. Those without a handle are passed
-// over; a snapshot that does not exist is no error. It may be called again.
-func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) error {
-	left, err := t.deleteHandles(ctx, records)
-	if err != nil {
-		return err
-	}
-	return notRemoved(left)
-}
-
-// deleteHandles makes the snapshotter delete snapshots, and returns the objects that are left.
-func (t *Taker) deleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
+// DeleteHandles deletes snapshots in storage whose Kubernetes objects have gone, by the handles in the records, and returns the objects that are left. Records without
+// a handle are passed over; a snapshot that does not exist is no error. It may be called again.
+func (t *Taker) DeleteHandles(ctx context.Context, records []v1alpha1.VolumeSnapshotRecord) (left []string, err error) {
 	records = slices.DeleteFunc(slices.Clone(records), func(r v1alpha1.VolumeSnapshotRecord) bool { return r.Handle == "" })
 	if len(records) == 0 {
 		return nil, nil

@@ -42,7 +42,7 @@ type Deletions struct {
 	Reader client.Reader
 	Log    *slog.Logger
 	Now    func() time.Time
-	// Removal is how long storage may take to delete snapshots; 0 means 5 minutes.
+	// Removal is how long to wait for snapshots that are to be deleted while none is; 0 means 5 minutes.
 	Removal time.Duration
 	// Pause is the time between two attempts; 0 means 5 seconds.
 	Pause time.Duration

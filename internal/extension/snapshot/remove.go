@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -273,8 +272,6 @@ func secretAnnotations(parameters map[string]string) map[string]string {
 	return map[string]string{annSecretName: name, annSecretNamespace: namespace}
 }
 
-var errRemoval = errors.New("snapshot objects were not removed in time")
-
 // The time between two reminders grows from the first to the second.
 const firstReminder, lastReminder = 3 * time.Second, 30 * time.Second
 
@@ -289,13 +286,11 @@ type watched struct {
 	wanted map[client.ObjectKey]bool
 }
 
-// waitGone waits until none of the objects is left, or returns those that did not go in time.
+// waitGone waits until none of the objects is left, or returns those that are when none has gone for a while.
 func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
 	if len(w.keys) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, t.removal(), errRemoval)
-	defer cancel()
 	changed := make(chan struct{}, 1)
 	signal := func() {
 		select {
@@ -328,21 +323,27 @@ func (t *Taker) waitGone(ctx context.Context, w watched) ([]string, error) {
 	pause := firstReminder
 	reminder := time.NewTimer(pause)
 	defer reminder.Stop()
-	for {
+	patience := time.NewTimer(t.removal())
+	defer patience.Stop()
+	for fewest := len(w.keys); ; {
 		select {
 		case <-changed:
 		case <-reminder.C:
 			t.remind(ctx, w.wanted)
 			pause = min(2*pause, lastReminder)
 			reminder.Reset(pause)
+		case <-patience.C:
+			return left(), nil
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), errRemoval) {
-				return left(), nil
-			}
 			return nil, ctx.Err()
 		}
-		if len(left()) == 0 {
+		n := len(left())
+		if n == 0 {
 			return nil, nil
+		}
+		if n < fewest {
+			fewest = n
+			patience.Reset(t.removal())
 		}
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
@@ -385,6 +388,42 @@ func TestASnapshotIsDeletedThoughTheDriverFailsToFindIt(t *testing.T) {
 	if left := w.storage.Snapshots(); len(left) != 0 {
 		t.Errorf("left in storage: %v", left)
 	}
+}
+
+// A snapshotter sends five requests a second by default, and more than one for each snapshot.
+func TestASlowRemovalIsAwaitedWhileItGetsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := fake.NewClientBuilder().WithScheme(kubetest.Scheme()).WithStatusSubresource(&snapshotv1.VolumeSnapshotContent{}).WithInterceptorFuncs(interceptor.Funcs{
+			Watch: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) (watch.Interface, error) {
+				var o client.ListOptions
+				if o.ApplyOptions(options); o.Raw != nil && o.Raw.SendInitialEvents != nil {
+					return nil, apierrors.NewBadRequest("the fake client sends none") // the informer lists then
+				}
+				return c.Watch(ctx, list, options...)
+			}}).Build()
+		var snapshotter sync.WaitGroup
+		defer snapshotter.Wait()
+		snapshotter.Go(func() {
+			for range 2 {
+				time.Sleep(4 * time.Minute)
+				var list snapshotv1.VolumeSnapshotContentList
+				if err := c.List(t.Context(), &list); err != nil {
+					t.Error(err)
+					return
+				}
+				list.Items[0].Finalizers = nil
+				if err := c.Update(t.Context(), &list.Items[0]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		began := time.Now()
+		taker := snapshot.Taker{Client: c, RecoveryPointID: "id", Now: time.Now, Removal: 5 * time.Minute}
+		left, err := taker.DeleteHandles(t.Context(), []v1alpha1.VolumeSnapshotRecord{{Driver: driver, Handle: "a"}, {Driver: driver, Handle: "b"}, {Driver: driver, Handle: "c"}})
+		if took := time.Since(began); err != nil || len(left) != 1 || took < 13*time.Minute || took > 14*time.Minute {
+			t.Errorf("left %v after %s, error %v; want one, 5 minutes after the last that went", left, took, err)
+		}
+	})
 }
 
 func TestASnapshotIsDeletedThoughTheSnapshotterWasAway(t *testing.T) {

@@ -33,7 +33,7 @@ type Taker struct {
 	Stall time.Duration
 	// GiveUp is how long the driver may go on failing for one volume; 0 means 2 minutes. The CSI sidecars try again by themselves.
 	GiveUp time.Duration
-	// Removal is how long each wait for objects that are to go away may last; 0 means 5 minutes.
+	// Removal is how long to wait for objects that are to go away while none does; 0 means 5 minutes.
 	Removal time.Duration
 }
 

@@ -42,6 +42,31 @@ func TestDisaster(t *testing.T) {
 	sh(t, "kubectl delete namespace shop shop-db --timeout=180s && kubectl delete crd orders.shop.example.com --timeout=60s")
 }
 
+// TestDeletingAnInstanceDeletesItsBackups, in storage and in the cluster's storage, and nothing of anybody else's.
+func TestDeletingAnInstanceDeletesItsBackups(t *testing.T) {
+	protect(t)
+	prepareWorkload(t, "doomed")
+	t.Cleanup(func() { destroyWorkload(t, "doomed") })
+	snapshotsBefore, blobsBefore := snapshots(t), blobNames(t)
+	makeInstanceOnce(t, "doomed", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["doomed"]}`)
+	for range 2 {
+		if j, _ := backup(t, "doomed"); j.Properties.Status != "Completed" {
+			t.Fatalf("the backup ended as %s: %+v", j.Properties.Status, j.Properties)
+		}
+	}
+	if added := len(snapshots(t)) - len(snapshotsBefore); added != 2 {
+		t.Errorf("storage holds %d more snapshots, not 2", added)
+	}
+	sh(t, "az dataprotection backup-instance delete"+where+"-n doomed --yes")
+	if d := cmp.Diff(snapshotsBefore, snapshots(t)); d != "" {
+		t.Errorf("the snapshots (-before +after):\n%s", d)
+	}
+	if d := cmp.Diff(blobsBefore, blobNames(t)); d != "" {
+		t.Errorf("the blobs (-before +after):\n%s", d)
+	}
+	checkNothingLeft(t)
+}
+
 const psql = `kubectl -n shop-db exec -i postgres-0 -- psql -h 127.0.0.1 -U postgres -v ON_ERROR_STOP=1 -At `
 
 func waitShop(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -325,16 +326,7 @@ func checkNothingLeft(t *testing.T) {
 func checkBundlesWhole(t *testing.T) {
 	t.Helper()
 	blobs := backups(t)
-	stored := map[string]int64{}
-	for pages := blobs.NewListBlobsFlatPager(nil); pages.More(); {
-		page, err := pages.NextPage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, b := range page.Segment.BlobItems {
-			stored[*b.Name] = *b.Properties.ContentLength
-		}
-	}
+	stored := blobSizes(t, blobs)
 	owned := map[string]bool{}
 	for name := range stored {
 		folder, isCommit := strings.CutSuffix(name, commitObject)
@@ -365,6 +357,27 @@ func checkBundlesWhole(t *testing.T) {
 			t.Errorf("%s belongs to no recovery point", name)
 		}
 	}
+}
+
+// blobSizes are the sizes in bytes of all blobs in a container, by their names.
+func blobSizes(t *testing.T, blobs *azcontainer.Client) map[string]int64 {
+	t.Helper()
+	sizes := map[string]int64{}
+	for pages := blobs.NewListBlobsFlatPager(nil); pages.More(); {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range page.Segment.BlobItems {
+			sizes[*b.Name] = *b.Properties.ContentLength
+		}
+	}
+	return sizes
+}
+
+func blobNames(t *testing.T) []string {
+	t.Helper()
+	return slices.Sorted(maps.Keys(blobSizes(t, backups(t))))
 }
 
 // backups is Azure's own client for the container that the extension writes to.

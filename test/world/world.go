@@ -81,7 +81,7 @@ func Up(ctx context.Context, cfg Config) (*World, error) {
 		do   func(context.Context) error
 	}{
 		{"build cairn, cairnd and the extension's image", w.build},
-		{"build Kubernetes and start the clusters (the first build takes about 12 minutes)", w.startClusters},
+		{"build Kubernetes and start the clusters (the first build takes about 5 minutes on two cores)", w.startClusters},
 		{"start the Backup service", w.StartService},
 		{"write the environment", w.writeEnv},
 		{"join the clusters to the service", w.connect},

@@ -18,12 +18,13 @@ import (
 //
 // It is the first test: the guide finds a cluster without extension.
 func TestGuide(t *testing.T) {
-	file := os.Getenv("CAIRN_GUIDE")
-	if file == "" {
+	file, named := os.LookupEnv("CAIRN_GUIDE")
+	if !named {
 		file = filepath.Join(w.Repo, "..", "shared", "guide.md")
 	}
 	text, err := os.ReadFile(file)
-	if os.IsNotExist(err) {
+	// Who has a clone alone has no guide; where one was named, and in CI, its absence is a failure.
+	if os.IsNotExist(err) && !named && os.Getenv("CI") == "" {
 		t.Skipf("the guide is not part of the repository and not at %s; docs/walkthrough.md, which TestWalkthrough runs, goes the same way", file)
 	}
 	if err != nil {

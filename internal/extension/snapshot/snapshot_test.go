@@ -405,7 +405,7 @@ func TestASlowRemovalIsAwaitedWhileItGetsOn(t *testing.T) {
 		defer snapshotter.Wait()
 		snapshotter.Go(func() {
 			for range 2 {
-				time.Sleep(4 * time.Minute)
+				time.Sleep(4 * time.Minute) // of the bubble's time: what is tested is how long a wait is
 				var list snapshotv1.VolumeSnapshotContentList
 				if err := c.List(t.Context(), &list); err != nil {
 					t.Error(err)

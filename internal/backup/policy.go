@@ -2,12 +2,16 @@ package backup
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/iso8601"
+	"github.com/cairn-backup/cairn/internal/retention"
+	"github.com/cairn-backup/cairn/internal/schedule"
 )
 
 // PolicyType is the resource type of a policy.
@@ -214,6 +218,64 @@ func (p *Policy) RuleNames(retention bool) []string {
 	return names
 }
 
+// Schedule is when the policy's backups are due. A policy that Validate passed has no error.
+func (p *Policy) Schedule() (*schedule.Schedule, error) {
+	for _, r := range p.Rules {
+		if r.Backup != nil && r.Backup.Trigger != nil && r.Backup.Trigger.Schedule != nil {
+			return schedule.New(r.Backup.Trigger.Schedule.TimeZone, r.Backup.Trigger.Schedule.Intervals)
+		}
+	}
+	return nil, errors.New("the policy has no backup rule with a schedule")
+}
+
+// Tag is the tag of the scheduled backup of that slot; last is the slot of the instance's last scheduled backup that succeeded, or zero.
+func (p *Policy) Tag(slot, last time.Time) string {
+	s, err := p.Schedule()
+	if err != nil {
+		return DefaultTag
+	}
+	var taggings []retention.Tagging
+	for _, r := range p.Rules {
+		if r.Backup == nil || r.Backup.Trigger == nil {
+			continue
+		}
+		for _, c := range r.Backup.Trigger.Tagging {
+			if c.IsDefault || c.Tag == nil || c.Priority == nil {
+				continue
+			}
+			t := retention.Tagging{Tag: c.Tag.Name, Priority: *c.Priority}
+			for _, b := range c.Criteria {
+				for _, marker := range b.AbsoluteCriteria {
+					t.Criteria = append(t.Criteria, retention.Criterion(marker))
+				}
+			}
+			taggings = append(taggings, t)
+		}
+	}
+	return retention.Tag(taggings, DefaultTag, slot, last, s.Location())
+}
+
+// Expiry is when a recovery point with that tag, made at that moment, expires from OperationalStore: as the tag's retention rule says,
+// or the default one when the policy has none for the tag. A policy that Validate passed has no error.
+func (p *Policy) Expiry(tag string, made time.Time) (time.Time, error) {
+	rule := p.RetentionRule(tag)
+	if rule == nil {
+		rule = p.RetentionRule(DefaultTag)
+	}
+	if rule != nil {
+		for _, l := range rule.Lifecycles {
+			if l.DeleteAfter != nil && (l.Source == nil || l.Source.DataStoreType == OperationalStore) {
+				after, err := iso8601.ParseDuration(l.DeleteAfter.Duration)
+				if err != nil {
+					return time.Time{}, err
+				}
+				return retention.Expiry(made, after), nil
+			}
+		}
+	}
+	return time.Time{}, fmt.Errorf("the policy has no retention rule for the tag '%s' and OperationalStore", tag)
+}
+
 // Complete fills in the object types that can be only one thing, the tags' IDs, and Azure's letter case.
 func (p *Policy) Complete() {
 	p.ObjectType = spelling(p.ObjectType, "BackupPolicy")
@@ -393,9 +455,6 @@ func noVaultTier(problems *arm.Problems, target string) {
 		WithAction("Use OperationalStore alone, and leave targetDataStoreCopySettings empty."))
 }
 
-// intervals are the schedules that Azure offers, and what they mean.
-var intervals = []string{"PT4H", "PT6H", "PT8H", "PT12H", "PT24H", "P1D", "P7D", "P1W"}
-
 func (t *Trigger) validate(problems *arm.Problems, at string, p *Policy) {
 	if t.Schedule == nil || len(t.Schedule.Intervals) == 0 {
 		problems.AddError(arm.Invalid(at+".schedule.repeatingTimeIntervals", "repeatingTimeIntervals is required.").
@@ -426,14 +485,9 @@ func (t *Trigger) validate(problems *arm.Problems, at string, p *Policy) {
 }
 
 func validateInterval(problems *arm.Problems, at, text string) {
-	interval, err := iso8601.ParseRepeating(text)
-	if err != nil {
-		problems.AddError(arm.Invalid(at, "The %s.", err).WithAction("Write it as R/2026-02-16T04:00:00+00:00/P1D."))
-		return
-	}
-	if every := interval.Every.String(); !slices.Contains(intervals, every) {
-		problems.AddError(arm.Invalid(at, "A backup cannot run every %s.", every).
-			WithAction("Use one of: " + strings.Join(intervals, ", ") + "."))
+	if _, err := schedule.ParseInterval(text); err != nil {
+		problems.AddError(arm.Invalid(at, "The %s.", err).WithAction("Write it as R/2026-02-16T04:00:00+00:00/P1D, with one of: " +
+			strings.Join(schedule.Durations(), ", ") + "."))
 	}
 }
 

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// List is the envelope of every list. All results are on one page.
+// List is the envelope of every list, or of a page of one.
 type List[T any] struct {
-	Value    []T     `json:"value"`
+	Value []T `json:"value"`
+	// NextLink is the address of the next page, null on the last.
 	NextLink *string `json:"nextLink"`
 }
 

@@ -1,7 +1,9 @@
 package armserver
 
+import "github.com/cairn-backup/cairn/internal/arm"
+
 // ParseFilter is parseFilter, for its fuzz test.
-func ParseFilter(text string) (map[string]string, error) { return parseFilter(text) }
+func ParseFilter(text string) (arm.Filter, error) { return parseFilter(text) }
 
 // Permissions are the rows of the table as "METHOD path" and the permission that each asks for.
 func (s *Server) Permissions() map[string]string {

@@ -6,28 +6,25 @@ import (
 	"github.com/cairn-backup/cairn/internal/arm"
 )
 
-// filter is an OData $filter as far as Azure's clients write them to us: comparisons "name eq 'value'" joined by "and", and
-// calls "name()" or "name('value')". Names are in lower case; a call without a value has the value "".
-type filter map[string]string
-
-// parseFilter reads a $filter; empty is the empty filter. What it does not understand is a 400 BadRequest rather than a
-// list that looks filtered.
-func parseFilter(text string) (filter, error) {
-	f := filter{}
+// parseFilter reads an OData $filter as far as Azure's clients write them to us: comparisons "name eq 'value'" (or ne, gt, ge, lt, le) joined by
+// "and", and calls "name()" or "name('value')". A value is in quotes, or a bare word such as true or a time; datetime'…' is the time in it. Empty is
+// the empty filter. What it does not understand is a 400 rather than a list that looks filtered. What the names mean is the list's to say.
+func parseFilter(text string) (arm.Filter, error) {
+	f := arm.Filter{}
 	rest := strings.TrimSpace(text)
 	for rest != "" {
-		name, value, after, ok := term(rest)
+		c, after, ok := term(rest)
 		if !ok {
-			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q. Use comparisons such as name eq 'value', joined by and.", text, rest)
+			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q. Use comparisons such as name eq 'value', joined by and.", text, rest).WithTarget("$filter")
 		}
-		f[strings.ToLower(name)] = value
+		f = append(f, c)
 		rest = strings.TrimSpace(after)
 		if rest == "" {
 			break
 		}
 		next, joined := cutWord(rest, "and")
 		if !joined || next == "" {
-			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q: only \"and\" joins comparisons.", text, rest)
+			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q: only \"and\" joins comparisons.", text, rest).WithTarget("$filter")
 		}
 		rest = next
 	}
@@ -35,27 +32,46 @@ func parseFilter(text string) (filter, error) {
 }
 
 // term reads one comparison or call.
-func term(s string) (name, value, rest string, ok bool) {
+func term(s string) (c arm.Comparison, rest string, ok bool) {
 	end := strings.IndexFunc(s, func(r rune) bool { return r == ' ' || r == '(' })
 	if end <= 0 {
-		return "", "", "", false
+		return c, "", false
 	}
-	name, rest = s[:end], strings.TrimLeft(s[end:], " ")
+	c.Name, rest = strings.ToLower(s[:end]), strings.TrimLeft(s[end:], " ")
 	if call, isCall := strings.CutPrefix(rest, "("); isCall {
+		c.Operator = arm.FilterCall
 		call = strings.TrimLeft(call, " ")
 		if after, empty := strings.CutPrefix(call, ")"); empty {
-			return name, "", after, true
+			return c, after, true
 		}
-		value, rest, ok = quoted(call)
+		c.Value, rest, ok = quoted(call)
 		rest, closed := strings.CutPrefix(strings.TrimLeft(rest, " "), ")")
-		return name, value, rest, ok && closed
+		return c, rest, ok && closed
 	}
-	rest, ok = cutWord(rest, "eq")
-	if !ok {
-		return "", "", "", false
+	for _, operator := range []string{arm.FilterEqual, arm.FilterNotEqual, arm.FilterGreater, arm.FilterGreaterOrEqual, arm.FilterLess, arm.FilterLessOrEqual} {
+		if value, found := cutWord(rest, operator); found {
+			c.Operator = operator
+			c.Value, rest, ok = operand(value)
+			return c, rest, ok
+		}
 	}
-	value, rest, ok = quoted(rest)
-	return name, value, rest, ok
+	return c, "", false
+}
+
+// operand reads a quoted string, a time in datetime'…', or a word without quotes.
+func operand(s string) (value, rest string, ok bool) {
+	const typed = "datetime"
+	if len(s) > len(typed) && strings.EqualFold(s[:len(typed)], typed) && s[len(typed)] == '\'' {
+		s = s[len(typed):]
+	}
+	if strings.HasPrefix(s, "'") {
+		return quoted(s)
+	}
+	value, _, _ = strings.Cut(s, " ")
+	if value == "" || strings.ContainsAny(value, "'()") {
+		return "", "", false
+	}
+	return value, s[len(value):], true
 }
 
 // cutWord takes a word, in any letter case, and the spaces after it off the beginning.

@@ -34,11 +34,12 @@ func authorizationRoutes(s *service.Service) []Route {
 }
 
 func (h authorization) definitions(_ context.Context, r *Request) (*Response, error) {
-	f, err := parseFilter(r.Query.Get("$filter"))
+	f, err := r.equalities()
 	if err != nil {
 		return nil, err
 	}
-	return Answer(200, arm.NewList(h.s.RoleDefinitions(f["rolename"]))), nil
+	name, _ := f.Equal("roleName")
+	return Answer(200, arm.NewList(h.s.RoleDefinitions(name))), nil
 }
 
 func (h authorization) definition(_ context.Context, r *Request) (*Response, error) {
@@ -47,13 +48,13 @@ func (h authorization) definition(_ context.Context, r *Request) (*Response, err
 }
 
 func (h authorization) assignments(ctx context.Context, r *Request) (*Response, error) {
-	f, err := parseFilter(r.Query.Get("$filter"))
+	f, err := r.equalities()
 	if err != nil {
 		return nil, err
 	}
-	_, atScope := f["atscope"]
-	principal := f["principalid"]
-	if assigned, given := f["assignedto"]; given {
+	_, atScope := f.Equal("atScope")
+	principal, _ := f.Equal("principalId")
+	if assigned, given := f.Equal("assignedTo"); given {
 		principal = assigned
 	}
 	out, err := h.s.RoleAssignments(ctx, r.ID, principal, !atScope)

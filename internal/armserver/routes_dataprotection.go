@@ -80,12 +80,14 @@ func dataProtectionRoutes(s *service.Service) []Route {
 }
 
 func (h dataProtection) vaults(ctx context.Context, r *Request) (*Response, error) {
-	all, err := h.s.Vaults(ctx, r.ID)
-	if err != nil {
-		return nil, err
-	}
-	found, err := readable(ctx, r, all, func(v backup.VaultResource) arm.ID { return v.ID })
-	return Answer(200, arm.NewList(found)), err
+	return page(r, func(p store.Page) ([]backup.VaultResource, string, error) {
+		all, next, err := h.s.Vaults(ctx, r.ID, p)
+		if err != nil {
+			return nil, "", err
+		}
+		found, err := readable(ctx, r, all, func(v backup.VaultResource) arm.ID { return v.ID })
+		return found, next, err
+	})
 }
 
 func (h dataProtection) vault(ctx context.Context, r *Request) (*Response, error) {
@@ -146,8 +148,7 @@ func (h dataProtection) checkName(ctx context.Context, r *Request) (*Response, e
 }
 
 func (h dataProtection) policies(ctx context.Context, r *Request) (*Response, error) {
-	found, err := h.s.Policies(ctx, r.ID)
-	return Answer(200, arm.NewList(found)), err
+	return page(r, func(p store.Page) ([]service.PolicyResource, string, error) { return h.s.Policies(ctx, r.ID, p) })
 }
 
 func (h dataProtection) putPolicy(ctx context.Context, r *Request) (*Response, error) {
@@ -185,8 +186,7 @@ func (h dataProtection) validateForBackup(ctx context.Context, r *Request) (*Res
 }
 
 func (h dataProtection) instances(ctx context.Context, r *Request) (*Response, error) {
-	found, err := h.s.Instances(ctx, r.ID)
-	return Answer(200, arm.NewList(found)), err
+	return page(r, func(p store.Page) ([]service.InstanceResource, string, error) { return h.s.Instances(ctx, r.ID, p) })
 }
 
 func (h dataProtection) instancesOf(ctx context.Context, r *Request) (*Response, error) {
@@ -306,8 +306,9 @@ func (h dataProtection) recoveryPoints(ctx context.Context, r *Request, id arm.I
 	if err != nil {
 		return nil, err
 	}
-	found, err := h.s.RecoveryPoints(ctx, id, f)
-	return Answer(200, arm.NewList(found)), err
+	return page(r, func(p store.Page) ([]service.RecoveryPointResource, string, error) {
+		return h.s.RecoveryPoints(ctx, id, f, p)
+	})
 }
 
 func (h dataProtection) recoveryPoint(ctx context.Context, r *Request) (*Response, error) {
@@ -320,8 +321,11 @@ func (h dataProtection) recoveryPoint(ctx context.Context, r *Request) (*Respons
 }
 
 func (h dataProtection) jobs(ctx context.Context, r *Request) (*Response, error) {
-	found, err := h.s.Jobs(ctx, r.ID)
-	return Answer(200, arm.NewList(found)), err
+	terms, err := parseFilter(r.Query.Get("$filter"))
+	if err != nil {
+		return nil, err
+	}
+	return page(r, func(p store.Page) ([]service.JobResource, string, error) { return h.s.Jobs(ctx, r.ID, terms, p) })
 }
 
 func (h dataProtection) job(ctx context.Context, r *Request) (*Response, error) {

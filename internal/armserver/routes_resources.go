@@ -60,7 +60,7 @@ func (h resources) tenants(context.Context, *Request) (*Response, error) {
 }
 
 func (h resources) groups(ctx context.Context, r *Request) (*Response, error) {
-	f, err := parseFilter(r.Query.Get("$filter"))
+	f, err := r.equalities()
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +72,8 @@ func (h resources) groups(ctx context.Context, r *Request) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	tag, byTag := f["tagname"]
-	value, byValue := f["tagvalue"]
+	tag, byTag := f.Equal("tagName")
+	value, byValue := f.Equal("tagValue")
 	var out []service.ResourceGroup
 	for _, g := range groups {
 		have, tagged := g.Tags[tag]
@@ -134,11 +134,12 @@ func (h resources) operation(ctx context.Context, r *Request) (*Response, error)
 }
 
 func (h resources) list(ctx context.Context, r *Request) (*Response, error) {
-	f, err := parseFilter(r.Query.Get("$filter"))
+	f, err := r.equalities()
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.s.Resources(ctx, r.ID, f["resourcetype"])
+	typ, _ := f.Equal("resourceType")
+	all, err := h.s.Resources(ctx, r.ID, typ)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (h resources) list(ctx context.Context, r *Request) (*Response, error) {
 	}
 	var out []service.GenericResource
 	for _, g := range found {
-		if name, given := f["name"]; given && name != g.Name {
+		if name, given := f.Equal("name"); given && name != g.Name {
 			continue
 		}
 		out = append(out, g)

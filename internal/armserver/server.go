@@ -320,6 +320,8 @@ func (s *Server) explain(r *Request, err error) *arm.Error {
 		return arm.NotFound(r.ID)
 	case errors.Is(err, store.ErrConflict):
 		return arm.Conflict("Conflict", "The resource '%s' was changed by another request at the same time.", r.ID).WithAction("Read it and repeat the request.")
+	case errors.Is(err, store.ErrPosition):
+		return badSkipToken()
 	case r.HTTP.Context().Err() != nil:
 		return (&arm.Error{Status: 503, Code: "ServerTimeout", Message: "The request was cancelled before it was done."}).WithAction("Repeat it.")
 	}

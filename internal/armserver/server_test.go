@@ -17,20 +17,28 @@ import (
 )
 
 func TestFilter(t *testing.T) {
-	for text, want := range map[string]map[string]string{
+	eq := func(name, value string) arm.Comparison {
+		return arm.Comparison{Name: name, Operator: "eq", Value: value}
+	}
+	call := func(name, value string) arm.Comparison {
+		return arm.Comparison{Name: name, Operator: "()", Value: value}
+	}
+	for text, want := range map[string]arm.Filter{
 		"":                                 {},
-		"roleName eq 'Reader'":             {"rolename": "Reader"},
-		"atScope()":                        {"atscope": ""},
-		"assignedTo('x')":                  {"assignedto": "x"},
-		"a eq 'it''s' AND b EQ '' ":        {"a": "it's", "b": ""},
-		"atScope() and principalId eq 'p'": {"atscope": "", "principalid": "p"},
+		"roleName eq 'Reader'":             {eq("rolename", "Reader")},
+		"atScope()":                        {call("atscope", "")},
+		"assignedTo('x')":                  {call("assignedto", "x")},
+		"a eq 'it''s' AND b EQ '' ":        {eq("a", "it's"), eq("b", "")},
+		"atScope() and principalId eq 'p'": {call("atscope", ""), eq("principalid", "p")},
+		"isVisible eq true and t ge 2026-01-01T00:00:00Z and t lt datetime'2026-02-01'": {eq("isvisible", "true"),
+			{Name: "t", Operator: "ge", Value: "2026-01-01T00:00:00Z"}, {Name: "t", Operator: "lt", Value: "2026-02-01"}},
 	} {
 		got, err := armserver.ParseFilter(text)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%q: %v %s", text, err, diff)
 		}
 	}
-	for _, text := range []string{"x", "a eq", "a eq b", "a ne 'b'", "a eq 'b' or c eq 'd'", "a eq 'b' and", "f(", "f('x'", "a eq 'b", "eq 'b'"} {
+	for _, text := range []string{"x", "a eq", "a like 'b'", "a eq 'b' or c eq 'd'", "a eq 'b' and", "f(", "f('x'", "a eq 'b", "eq 'b'", "a eq b'", "a eq f(b)"} {
 		_, err := armserver.ParseFilter(text)
 		var e *arm.Error
 		if !errors.As(err, &e) || e.Status != 400 {
@@ -42,6 +50,7 @@ func TestFilter(t *testing.T) {
 func FuzzFilter(f *testing.F) {
 	f.Add("atScope() and principalId eq 'p'")
 	f.Add("a eq 'it''s'")
+	f.Add("a ge datetime'2026-01-01' and b ne true")
 	f.Fuzz(func(t *testing.T, text string) {
 		got, err := armserver.ParseFilter(text)
 		if err != nil {
@@ -52,11 +61,16 @@ func FuzzFilter(f *testing.F) {
 			return
 		}
 		var terms []string
-		for name, value := range got {
-			if name == "" {
+		for _, c := range got {
+			if c.Name == "" {
 				t.Fatalf("%q has a term without a name", text)
 			}
-			terms = append(terms, name+" eq '"+strings.ReplaceAll(value, "'", "''")+"'")
+			value := "'" + strings.ReplaceAll(c.Value, "'", "''") + "'"
+			if c.Operator == arm.FilterCall {
+				terms = append(terms, c.Name+"("+value+")")
+			} else {
+				terms = append(terms, c.Name+" "+c.Operator+" "+value)
+			}
 		}
 		again, err := armserver.ParseFilter(strings.Join(terms, " and "))
 		if diff := cmp.Diff(got, again); diff != "" || err != nil {

@@ -209,30 +209,31 @@ func TestWrongRestoresAreRefused(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
-	at := time.Date(2026, 5, 10, 12, 0, 0, 0, time.UTC)
-	type terms = map[string]string
+	day := func(d int) time.Time { return time.Date(2026, 5, d, 0, 0, 0, 0, time.UTC) }
+	type terms = arm.Filter
+	eq := func(name, value string) arm.Comparison {
+		return arm.Comparison{Name: name, Operator: "eq", Value: value}
+	}
 	for _, c := range []struct {
 		terms terms
-		want  bool
+		want  backup.Filter
 	}{
-		{nil, true},
-		{terms{"startDate": "2026-05-01T00:00:00.0000000Z", "endDate": "2026-05-31T00:00:00.0000000Z"}, true},
-		{terms{"startdate": "2026-05-11T00:00:00Z"}, false},
-		{terms{"enddate": "2026-05-10"}, false},
-		{terms{"isVisible": "true"}, true},
-		{terms{"isVisible": "false"}, false},
-		{terms{"restorePointDataStoreId": "VaultStore"}, false},
-		{terms{"restorePointState": "Completed"}, true},
-		{terms{"startDate": "2026-05-10T12:00:00Z"}, true},
-		{terms{"startDate": "2026-05-10T12:00:00.0000001"}, false},
+		{nil, backup.Filter{}},
+		{terms{eq("startdate", "2026-05-01T00:00:00.0000000Z"), eq("enddate", "2026-05-31T00:00:00.0000000Z")}, backup.Filter{Start: day(1), End: day(31)}},
+		{terms{{Name: "startdate", Operator: "ge", Value: "2026-05-11T00:00:00"}}, backup.Filter{Start: day(11)}},
+		{terms{{Name: "enddate", Operator: "le", Value: "2026-05-10"}}, backup.Filter{End: day(10)}},
+		{terms{eq("isvisible", "true")}, backup.Filter{}},
+		{terms{eq("isvisible", "false")}, backup.Filter{None: true}},
+		{terms{eq("restorepointdatastoreid", "VaultStore")}, backup.Filter{None: true}},
+		{terms{eq("restorepointstate", "Completed"), eq("extendedinfo", "")}, backup.Filter{}},
 	} {
-		f, err := backup.NewFilter(c.terms)
-		if err != nil || f.Matches(at) != c.want {
-			t.Errorf("%v: %t, %v", c.terms, f.Matches(at), err)
+		if f, err := backup.NewFilter(c.terms); err != nil || f != c.want {
+			t.Errorf("%v: %v, %v", c.terms, f, err)
 		}
 	}
-	for name, value := range (terms{"startDate": "soon", "colour": "red"}) {
-		_, err := backup.NewFilter(terms{name: value})
+	for _, wrong := range []terms{{eq("startdate", "soon")}, {eq("colour", "red")}, {eq("startdate", "2026-05-10"), eq("startdate", "2026-05-11")},
+		{{Name: "startdate", Operator: "le", Value: "2026-05-10"}}, {{Name: "isvisible", Operator: "ne", Value: "true"}}} {
+		_, err := backup.NewFilter(wrong)
 		requireBadRequest(t, err)
 	}
 }

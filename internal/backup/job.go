@@ -25,6 +25,12 @@ const (
 	OperationRestore = "Restore"
 )
 
+// What lists of jobs call backups.
+const (
+	OnDemandBackup  = "OnDemandBackup"
+	ScheduledBackup = "ScheduledBackup"
+)
+
 // Job is the properties of a job. Nulls are written where Azure writes them.
 type Job struct {
 	ActivityID                 string           `json:"activityID"`
@@ -94,6 +100,18 @@ type SubTask struct {
 type Warning struct {
 	ResourceName string         `json:"resourceName"`
 	Warning      arm.UserFacing `json:"warning"`
+}
+
+// ListedAs is what lists of jobs call the operation: it tells a backup that somebody started from a scheduled one.
+func (j *Job) ListedAs() string {
+	switch {
+	case j.OperationCategory != OperationBackup:
+		return j.OperationCategory
+	case j.IsUserTriggered:
+		return OnDemandBackup
+	default:
+		return ScheduledBackup
+	}
 }
 
 // Ended says whether the job is over.

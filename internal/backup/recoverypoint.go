@@ -1,8 +1,6 @@
 package backup
 
 import (
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -51,52 +49,49 @@ type Filter struct {
 	None bool
 }
 
-// Matches says whether a recovery point of that time is chosen.
-func (f Filter) Matches(t time.Time) bool {
-	return !f.None && (f.Start.IsZero() || !t.Before(f.Start)) && (f.End.IsZero() || !t.After(f.End))
-}
-
-// NewFilter reads the terms of a $filter, by their names: startDate and endDate, and isVisible, restorePointDataStoreId,
-// restorePointState and extendedInfo as far as they make a difference. No terms choose all.
-func NewFilter(terms map[string]string) (Filter, error) {
+// NewFilter reads a $filter: startDate and endDate, and isVisible, restorePointDataStoreId, restorePointState and extendedInfo as far as they make a
+// difference. The empty one chooses all.
+func NewFilter(terms arm.Filter) (Filter, error) {
 	var f Filter
-	for _, name := range slices.Sorted(maps.Keys(terms)) {
-		if err := f.apply(name, terms[name]); err != nil {
+	var err error
+	for _, c := range terms {
+		switch c.Name {
+		case "startdate":
+			err = FilterTime(&f.Start, c, arm.FilterEqual, arm.FilterGreaterOrEqual)
+		case "enddate":
+			err = FilterTime(&f.End, c, arm.FilterEqual, arm.FilterLessOrEqual)
+		case "isvisible":
+			f.None = f.None || strings.EqualFold(c.Value, "false")
+			err = arm.Filter{c}.Equalities()
+		case "restorepointdatastoreid":
+			f.None = f.None || !strings.EqualFold(c.Value, OperationalStore)
+			err = arm.Filter{c}.Equalities()
+		case "restorepointstate", "extendedinfo":
+			// every recovery point here is committed, and has no further information
+			err = arm.Filter{c}.Equalities()
+		default:
+			err = arm.BadFilter("nothing can be chosen by '%s', but by startDate, endDate, isVisible, restorePointDataStoreId, restorePointState and extendedInfo", c.Name)
+		}
+		if err != nil {
 			return f, err
 		}
 	}
 	return f, nil
 }
 
-func (f *Filter) apply(name, value string) error {
-	var err error
-	switch strings.ToLower(name) {
-	case "startdate":
-		f.Start, err = filterTime(name, value)
-	case "enddate":
-		f.End, err = filterTime(name, value)
-	case "isvisible":
-		f.None = f.None || strings.EqualFold(value, "false")
-	case "restorepointdatastoreid":
-		f.None = f.None || !strings.EqualFold(value, OperationalStore)
-	case "restorepointstate", "extendedinfo":
-		// every recovery point here is committed, and has no further information
-	default:
-		err = invalidFilter(fmt.Sprintf("nothing can be chosen by '%s'", name))
+// FilterTime reads a comparison with a time into a bound, which must not have one yet. Operators are those that make sense.
+func FilterTime(bound *time.Time, c arm.Comparison, operators ...string) error {
+	if !slices.Contains(operators, c.Operator) {
+		return arm.BadFilter("'%s' is compared by %s, not by %s", c.Name, strings.Join(operators, " or "), c.Operator)
 	}
-	return err
-}
-
-func filterTime(name, value string) (time.Time, error) {
+	if !bound.IsZero() {
+		return arm.BadFilter("'%s' is bounded twice", c.Name)
+	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02"} {
-		if t, err := time.Parse(layout, value); err == nil {
-			return t.UTC(), nil
+		if t, err := time.Parse(layout, c.Value); err == nil {
+			*bound = t.UTC()
+			return nil
 		}
 	}
-	return time.Time{}, invalidFilter(fmt.Sprintf("%s '%s' is not a time", name, value))
-}
-
-func invalidFilter(what string) error {
-	return arm.Invalid("$filter", "The filter is wrong: %s.", what).
-		WithAction("Write it as startDate eq '2026-01-01T00:00:00Z' and endDate eq '2026-02-01T00:00:00Z', or leave it out.")
+	return arm.BadFilter("%s '%s' is not a time such as 2026-01-31T00:00:00Z", c.Name, c.Value)
 }

@@ -366,17 +366,8 @@ func (s *Service) Instance(ctx context.Context, id arm.ID) (InstanceResource, er
 }
 
 // Instances are a vault's.
-func (s *Service) Instances(ctx context.Context, vault arm.ID) ([]InstanceResource, error) {
-	var found []InstanceResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		if _, _, err := Load[backup.VaultResource](tx, vault); err != nil {
-			return err
-		}
-		var err error
-		found, err = Documents[InstanceResource](tx.Children(vault, backup.InstanceType))
-		return err
-	})
-	return found, err
+func (s *Service) Instances(ctx context.Context, vault arm.ID, page store.Page) ([]InstanceResource, string, error) {
+	return inVault[InstanceResource](ctx, s, vault, backup.InstanceType, page)
 }
 
 // InstancesOf are all vaults' instances of a cluster.

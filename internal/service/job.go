@@ -155,6 +155,7 @@ func putJob(tx *store.Tx, row store.Job, job *backup.Job) error {
 	if err != nil {
 		return fmt.Errorf("job %s: %w", row.Name, err)
 	}
+	row.Source, row.Operation = arm.ID(job.DataSourceID).Key(), job.ListedAs()
 	row.Status, row.Started, row.Body = job.Status, job.StartTime, body
 	if job.EndTime != nil {
 		row.Ended = *job.EndTime
@@ -182,15 +183,19 @@ func (s *Service) Job(ctx context.Context, id arm.ID) (JobResource, error) {
 	return job, err
 }
 
-// Jobs are a vault's, newest first.
-func (s *Service) Jobs(ctx context.Context, vaultID arm.ID) ([]JobResource, error) {
-	var jobs []JobResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
+// Jobs are a vault's that a filter chooses, newest first.
+func (s *Service) Jobs(ctx context.Context, vaultID arm.ID, terms arm.Filter, page store.Page) (jobs []JobResource, next string, err error) {
+	f, err := jobFilter(terms)
+	if err != nil {
+		return nil, "", err
+	}
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
 		vault, _, err := Load[backup.VaultResource](tx, vaultID)
 		if err != nil {
 			return err
 		}
-		rows, err := tx.Jobs(vault.ID)
+		var rows []store.Job
+		rows, next, err = tx.JobsPage(vault.ID, f, page)
 		if err != nil {
 			return err
 		}
@@ -203,7 +208,70 @@ func (s *Service) Jobs(ctx context.Context, vaultID arm.ID) ([]JobResource, erro
 		}
 		return nil
 	})
-	return jobs, err
+	return jobs, next, err
+}
+
+// jobFilter reads a $filter of jobs. startTime and endTime with eq are the two ends of the time in which a job began, as Recovery Services vaults have
+// them; with ge and le, they are bounds of when it began and when it ended.
+func jobFilter(terms arm.Filter) (store.JobFilter, error) {
+	var f store.JobFilter
+	var err error
+	for _, c := range terms {
+		switch c.Name {
+		case "operation", "operationcategory":
+			var operation string
+			if err = jobTerm(&operation, c); len(f.Operations) > 0 {
+				err = arm.BadFilter("the operation is given twice")
+			}
+			f.Operations = []string{operation}
+			if strings.EqualFold(operation, backup.OperationBackup) {
+				f.Operations = []string{backup.OnDemandBackup, backup.ScheduledBackup}
+			}
+		case "status":
+			err = jobTerm(&f.Status, c)
+		case "backupinstanceid":
+			err = jobTerm(&f.Instance, c)
+			f.Instance = arm.ID(f.Instance).Key()
+		case "datasourceid":
+			err = jobTerm(&f.Source, c)
+			f.Source = arm.ID(f.Source).Key()
+		case "starttime":
+			bound := &f.StartedFrom
+			if c.Operator == arm.FilterLessOrEqual {
+				bound = &f.StartedTo
+			}
+			err = backup.FilterTime(bound, c, arm.FilterEqual, arm.FilterGreaterOrEqual, arm.FilterLessOrEqual)
+		case "endtime":
+			bound := &f.EndedTo
+			switch c.Operator {
+			case arm.FilterEqual:
+				bound = &f.StartedTo
+			case arm.FilterGreaterOrEqual:
+				bound = &f.EndedFrom
+			}
+			err = backup.FilterTime(bound, c, arm.FilterEqual, arm.FilterGreaterOrEqual, arm.FilterLessOrEqual)
+		default:
+			err = arm.BadFilter("nothing can be chosen by '%s', but by operation, status, backupInstanceId, dataSourceId, startTime and endTime", c.Name)
+		}
+		if err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// jobTerm reads an equality, which must not have been given yet, with something.
+func jobTerm(value *string, c arm.Comparison) error {
+	switch {
+	case c.Operator != arm.FilterEqual:
+		return arm.BadFilter("'%s' is compared by eq, not by %s", c.Name, c.Operator)
+	case *value != "":
+		return arm.BadFilter("'%s' is given twice", c.Name)
+	case c.Value == "":
+		return arm.BadFilter("'%s' is compared with nothing", c.Name)
+	}
+	*value = strings.TrimSuffix(c.Value, "/")
+	return nil
 }
 
 func jobResource(vault arm.ID, row store.Job) (JobResource, error) {

@@ -63,17 +63,8 @@ func (s *Service) Policy(ctx context.Context, id arm.ID) (PolicyResource, error)
 }
 
 // Policies are a vault's.
-func (s *Service) Policies(ctx context.Context, vault arm.ID) ([]PolicyResource, error) {
-	var policies []PolicyResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		if _, _, err := Load[backup.VaultResource](tx, vault); err != nil {
-			return err
-		}
-		var err error
-		policies, err = Documents[PolicyResource](tx.Children(vault, backup.PolicyType))
-		return err
-	})
-	return policies, err
+func (s *Service) Policies(ctx context.Context, vault arm.ID, page store.Page) ([]PolicyResource, string, error) {
+	return inVault[PolicyResource](ctx, s, vault, backup.PolicyType, page)
 }
 
 // DeletePolicy removes a policy that no instance uses. Found is false when there is none.

@@ -122,21 +122,18 @@ func below(prefix, target string) string {
 }
 
 // RecoveryPoints are an instance's that a filter chooses, newest first.
-func (s *Service) RecoveryPoints(ctx context.Context, instanceID arm.ID, f backup.Filter) ([]RecoveryPointResource, error) {
-	var found []RecoveryPointResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
+func (s *Service) RecoveryPoints(ctx context.Context, instanceID arm.ID, f backup.Filter, page store.Page) (found []RecoveryPointResource, next string, err error) {
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
 		instance, _, err := Load[storedInstance](tx, instanceID)
-		if err != nil {
+		if err != nil || f.None {
 			return err
 		}
-		rows, err := tx.RecoveryPoints(instance.GUID)
+		var rows []store.RecoveryPoint
+		rows, next, err = tx.RecoveryPointsPage(instance.GUID, f.Start, f.End, page)
 		if err != nil {
 			return err
 		}
 		for _, row := range rows {
-			if !f.Matches(row.Time) {
-				continue
-			}
 			p, err := recoveryPointResource(instance.ID, row)
 			if err != nil {
 				return err
@@ -145,7 +142,7 @@ func (s *Service) RecoveryPoints(ctx context.Context, instanceID arm.ID, f backu
 		}
 		return nil
 	})
-	return found, err
+	return found, next, err
 }
 
 // RecoveryPoint finds an instance's recovery point.

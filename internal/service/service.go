@@ -12,6 +12,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/auth"
+	"github.com/cairn-backup/cairn/internal/backup"
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
@@ -101,6 +102,22 @@ func Documents[T any](found []store.Resource, err error) ([]T, error) {
 		}
 	}
 	return out, nil
+}
+
+// inVault is a page of a vault's resources of a type, in order of name.
+func inVault[T any](ctx context.Context, s *Service, vault arm.ID, typ string, page store.Page) (found []T, next string, err error) {
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
+		if _, _, err := Load[backup.VaultResource](tx, vault); err != nil {
+			return err
+		}
+		var rows []store.Resource
+		if rows, next, err = tx.ChildrenPage(vault, typ, page); err != nil {
+			return err
+		}
+		found, err = Documents[T](rows, nil)
+		return err
+	})
+	return found, next, err
 }
 
 // CheckScope says whether the subscription and the resource group that an ID lies in exist: SubscriptionNotFound,

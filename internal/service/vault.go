@@ -179,10 +179,10 @@ func (s *Service) Vault(ctx context.Context, id arm.ID) (backup.VaultResource, e
 }
 
 // Vaults are those within a subscription or a resource group.
-func (s *Service) Vaults(ctx context.Context, scope arm.ID) ([]backup.VaultResource, error) {
-	var vaults []backup.VaultResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		rows, err := tx.Under(scope, backup.VaultType)
+func (s *Service) Vaults(ctx context.Context, scope arm.ID, page store.Page) (vaults []backup.VaultResource, next string, err error) {
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
+		var rows []store.Resource
+		rows, next, err = tx.UnderPage(scope, backup.VaultType, page)
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (s *Service) Vaults(ctx context.Context, scope arm.ID) ([]backup.VaultResou
 		}
 		return err
 	})
-	return vaults, err
+	return vaults, next, err
 }
 
 // DeleteVault removes a vault that holds no instances, with its policies, jobs and secret. Found is false when there is

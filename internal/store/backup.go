@@ -101,17 +101,21 @@ type Job struct {
 	Name string
 	// Vault and Instance are keys.
 	Vault, Instance string
-	Status          string
-	Started, Ended  time.Time
+	// Source is the key of the cluster that it is about.
+	Source string
+	// Operation is OnDemandBackup, ScheduledBackup or Restore.
+	Operation      string
+	Status         string
+	Started, Ended time.Time
 	// Body is a backup.Job.
 	Body json.RawMessage
 }
 
 // PutJob adds a job or stores how far it is.
 func (tx *Tx) PutJob(j Job) error {
-	_, err := tx.exec(`INSERT INTO jobs (name, vault, instance, status, started, ended, body) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	_, err := tx.exec(`INSERT INTO jobs (name, vault, instance, source, operation, status, started, ended, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (name) DO UPDATE SET status = excluded.status, ended = excluded.ended, body = excluded.body`,
-		j.Name, j.Vault, j.Instance, j.Status, micros(j.Started), micros(j.Ended), string(j.Body))
+		j.Name, j.Vault, j.Instance, j.Source, j.Operation, j.Status, micros(j.Started), micros(j.Ended), string(j.Body))
 	if err != nil {
 		return fmt.Errorf("job %s: %w", j.Name, err)
 	}
@@ -130,28 +134,19 @@ func (tx *Tx) Job(name string) (Job, error) {
 	return found[0], nil
 }
 
-// Jobs are a vault's, newest first.
-func (tx *Tx) Jobs(vault arm.ID) ([]Job, error) {
-	found, err := tx.jobs(`WHERE vault = $1 ORDER BY started DESC, name`, vault.Key())
-	if err != nil {
-		return nil, fmt.Errorf("jobs of %s: %w", vault, err)
-	}
-	return found, nil
-}
-
 func (tx *Tx) jobs(where string, args ...any) ([]Job, error) {
 	var found []Job
 	err := tx.query(func(rows *sql.Rows) error {
 		var j Job
 		var started, ended int64
 		var body string
-		if err := rows.Scan(&j.Name, &j.Vault, &j.Instance, &j.Status, &started, &ended, &body); err != nil {
+		if err := rows.Scan(&j.Name, &j.Vault, &j.Instance, &j.Source, &j.Operation, &j.Status, &started, &ended, &body); err != nil {
 			return err
 		}
 		j.Started, j.Ended, j.Body = timeOf(started), timeOf(ended), json.RawMessage(body)
 		found = append(found, j)
 		return nil
-	}, `SELECT name, vault, instance, status, started, ended, body FROM jobs `+where, args...)
+	}, `SELECT name, vault, instance, source, operation, status, started, ended, body FROM jobs `+where, args...)
 	return found, err
 }
 

@@ -22,3 +22,10 @@ func Table() []Route {
 	}
 	return rows
 }
+
+// IDOf is the ID of what a path of the row's names.
+func (r *Route) IDOf(path string) arm.ID {
+	segments, _ := split(path)
+	_, id, _ := r.match(segments)
+	return id
+}

@@ -477,6 +477,12 @@ func TestRoleAssignments(t *testing.T) {
 		{"no such scope", grant(w, account+"2", guid1, reader, who), 404, "ResourceNotFound"},
 		{"no such principal", w.Do("PUT", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid1,
 			`{"properties":{"roleDefinitionId":"`+reader+`","principalId":"`+guid2+`"}}`), 400, "PrincipalNotFound"},
+		{"a condition", w.Do("PUT", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid1, `{"properties":{"roleDefinitionId":"`+reader+`","principalId":"`+who+
+			`","condition":"@Resource[Microsoft.Storage/storageAccounts/blobServices/containers:name] StringEquals 'a'","conditionVersion":"2.0"}}`), 400, "RoleAssignmentConditionNotSupported"},
+		{"a group", w.Do("PUT", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid1,
+			`{"properties":{"roleDefinitionId":"`+reader+`","principalId":"`+guid2+`","principalType":"Group"}}`), 400, "UnsupportedPrincipalType"},
+		{"an identity as a user", w.Do("PUT", group+"/providers/Microsoft.Authorization/roleAssignments/"+guid1,
+			`{"properties":{"roleDefinitionId":"`+reader+`","principalId":"`+who+`","principalType":"User"}}`), 400, "UnmatchedPrincipalType"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.got.Status != c.status || c.got.At("error", "code") != c.code {

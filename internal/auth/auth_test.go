@@ -37,14 +37,16 @@ func TestRoles(t *testing.T) {
 		assign = "Microsoft.Authorization/roleAssignments/write"
 		blob   = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write"
 		keys   = "Microsoft.Storage/storageAccounts/listKeys/action"
+		stop   = "Microsoft.DataProtection/backupVaults/backupInstances/stopProtection/action"
+		remove = "Microsoft.DataProtection/backupVaults/delete"
 	)
-	all := []string{read, write, backup, item, assign, keys}
+	all := []string{read, write, backup, item, assign, keys, stop, remove}
 	for role, allowed := range map[string][]string{
-		"Owner":                         {read, write, backup, item, assign, keys},
-		"Contributor":                   {read, write, backup, item, keys},
+		"Owner":                         {read, write, backup, item, assign, keys, stop, remove},
+		"Contributor":                   {read, write, backup, item, keys, stop, remove},
 		"Reader":                        {read},
-		"Backup Contributor":            {read, write, backup, item},
-		"Backup Operator":               {read, backup},
+		"Backup Contributor":            {read, write, backup, item, stop},
+		"Backup Operator":               {read, backup, item},
 		"Backup Reader":                 {read},
 		"User Access Administrator":     {read, assign},
 		"Storage Account Contributor":   {keys},

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/cairn-backup/cairn/internal/arm"
@@ -36,25 +37,21 @@ var Roles = []Role{
 		Description: "Says who may do what.",
 		Actions:     []string{"*/read", "Microsoft.Authorization/*", "Microsoft.Support/*"}},
 	{ID: "5e467623-bb1f-42f4-a55d-6e525e11384b", Name: "Backup Contributor",
-		Description: "Manages backups, except giving access to others.",
-		Actions: append([]string{
-			"Microsoft.DataProtection/backupVaults/write", "Microsoft.DataProtection/backupVaults/delete",
-			"Microsoft.DataProtection/backupVaults/backupInstances/*", "Microsoft.DataProtection/backupVaults/backupPolicies/*",
-			"Microsoft.DataProtection/backupVaults/deletedBackupInstances/*",
-		}, backupOperator...)},
+		Description: "Manages backups, but cannot delete vaults and give access to others.",
+		Actions:     backupContributor},
 	{ID: "00c29273-979b-4161-815c-10b084fb9324", Name: "Backup Operator",
-		Description: "Runs backups and restores; does not make or remove vaults, policies and instances.",
+		Description: "Runs backups and restores and protects clusters; does not stop or remove protection, nor make vaults and policies.",
 		Actions:     backupOperator},
 	{ID: "a795c7a0-d4a2-40c1-ae25-d81f01202912", Name: "Backup Reader",
 		Description: "Sees backups, changes nothing.",
 		Actions:     backupReader},
 	{ID: "7efff54f-a5b4-42b5-a1c5-5411624893ce", Name: "Disk Snapshot Contributor",
 		Description: "Manages snapshots of disks, for the vault's identity.",
-		Actions: []string{"Microsoft.Authorization/*/read", "Microsoft.Compute/snapshots/delete", "Microsoft.Compute/snapshots/write",
-			"Microsoft.Compute/snapshots/read", "Microsoft.Compute/snapshots/beginGetAccess/action", "Microsoft.Compute/snapshots/endGetAccess/action",
-			"Microsoft.Compute/disks/beginGetAccess/action", "Microsoft.Resources/deployments/*", "Microsoft.Resources/subscriptions/resourceGroups/read",
+		Actions: []string{"Microsoft.Authorization/*/read", "Microsoft.Resources/subscriptions/resourceGroups/read",
+			"Microsoft.Compute/snapshots/delete", "Microsoft.Compute/snapshots/write", "Microsoft.Compute/snapshots/read",
+			"Microsoft.Compute/snapshots/beginGetAccess/action", "Microsoft.Compute/snapshots/endGetAccess/action", "Microsoft.Compute/disks/beginGetAccess/action",
 			"Microsoft.Storage/storageAccounts/listkeys/action", "Microsoft.Storage/storageAccounts/write",
-			"Microsoft.Storage/storageAccounts/read", "Microsoft.Storage/storageAccounts/delete", "Microsoft.Support/*"}},
+			"Microsoft.Storage/storageAccounts/read", "Microsoft.Storage/storageAccounts/delete"}},
 	{ID: "17d1049b-9a84-46fb-8f53-869881c3d3ab", Name: "Storage Account Contributor",
 		Description: "Manages storage accounts, their keys included.",
 		Actions: []string{"Microsoft.Authorization/*/read", "Microsoft.Insights/alertRules/*", "Microsoft.Insights/diagnosticSettings/*",
@@ -80,22 +77,38 @@ const (
 	generateKey = "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action"
 )
 
-var backupReader = []string{
-	"Microsoft.Authorization/*/read", "Microsoft.Resources/subscriptions/resourceGroups/read", "Microsoft.ResourceHealth/availabilityStatuses/read",
-	"Microsoft.DataProtection/backupVaults/read", "Microsoft.DataProtection/backupVaults/*/read",
-	"Microsoft.DataProtection/locations/*/read", "Microsoft.DataProtection/operations/read",
-	"Microsoft.DataProtection/locations/checkFeatureSupport/action",
-}
-
-var backupOperator = append([]string{
-	"Microsoft.DataProtection/backupVaults/backupInstances/backup/action",
-	"Microsoft.DataProtection/backupVaults/backupInstances/validateRestore/action",
-	"Microsoft.DataProtection/backupVaults/backupInstances/restore/action",
-	"Microsoft.DataProtection/backupVaults/backupInstances/findRestorableTimeRanges/action",
-	"Microsoft.DataProtection/backupVaults/validateForBackup/action",
-	"Microsoft.DataProtection/locations/checkNameAvailability/action",
-	"Microsoft.Storage/storageAccounts/read",
-}, backupReader...)
+// The three backup roles have the actions that Azure's have, as far as there is something here that they are for, and three more kinds that Azure's
+// lists lack and the roles' descriptions promise: seeing jobs, exporting and cancelling them, and stopping as well as suspending protection. Azure's
+// Backup Reader can make backups and restores; ours cannot, since whoever gives a reader's role means a reader.
+var (
+	backupReader = []string{
+		"Microsoft.Authorization/*/read", "Microsoft.Resources/subscriptions/resourceGroups/read",
+		"Microsoft.DataProtection/backupVaults/read", "Microsoft.DataProtection/backupVaults/*/read",
+		"Microsoft.DataProtection/backupInstances/read", "Microsoft.DataProtection/locations/*/read", "Microsoft.DataProtection/operations/read",
+		"Microsoft.DataProtection/backupVaults/validateForBackup/action",
+		"Microsoft.DataProtection/backupVaults/exportBackupJobs/action",
+		"Microsoft.DataProtection/backupVaults/backupInstances/findRestorableTimeRanges/action",
+		"Microsoft.DataProtection/locations/getBackupStatus/action", "Microsoft.DataProtection/locations/checkFeatureSupport/action",
+		"Microsoft.DataProtection/locations/fetchCrossRegionRestoreJob/action", "Microsoft.DataProtection/locations/fetchCrossRegionRestoreJobs/action",
+		"Microsoft.DataProtection/locations/fetchSecondaryRecoveryPoints/action",
+	}
+	backupOperator = slices.Concat(backupReader, []string{
+		"Microsoft.DataProtection/backupVaults/backupInstances/write",
+		"Microsoft.DataProtection/backupVaults/backupInstances/backup/action",
+		"Microsoft.DataProtection/backupVaults/backupInstances/validateRestore/action",
+		"Microsoft.DataProtection/backupVaults/backupInstances/restore/action",
+		"Microsoft.DataProtection/backupVaults/backupInstances/validateForModifyBackup/action",
+		"Microsoft.DataProtection/backupVaults/backupJobs/*",
+		"Microsoft.DataProtection/backupVaults/backupResourceGuardProxies/*",
+		"Microsoft.DataProtection/locations/crossRegionRestore/action", "Microsoft.DataProtection/locations/validateCrossRegionRestore/action",
+		"Microsoft.Storage/storageAccounts/read",
+	})
+	backupContributor = slices.Concat(backupOperator, []string{
+		"Microsoft.DataProtection/backupVaults/write", "Microsoft.DataProtection/locations/checkNameAvailability/action",
+		"Microsoft.DataProtection/backupVaults/backupInstances/*", "Microsoft.DataProtection/backupVaults/backupPolicies/*",
+		"Microsoft.DataProtection/backupVaults/deletedBackupInstances/*",
+	})
+)
 
 // RoleByID finds a built-in role by its GUID.
 func RoleByID(id string) (Role, bool) {

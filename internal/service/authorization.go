@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,6 +110,14 @@ func (s *Service) PutRoleAssignment(ctx context.Context, id arm.ID, in RoleAssig
 	if uuid.Validate(in.PrincipalID) != nil {
 		return out, false, arm.BadRequest("InvalidPrincipalId", "A valid principal ID must be provided for role assignment: '%s' is not a GUID.", in.PrincipalID).WithTarget("properties.principalId")
 	}
+	if in.Condition != nil && *in.Condition != "" {
+		return out, false, arm.BadRequest("RoleAssignmentConditionNotSupported", "The role assignment '%s' has a condition, and conditions are not supported.", id.Name()).
+			WithTarget("properties.condition").WithAction("Without its condition the role would give more than was meant: assign it at a narrower scope, such as one container, or assign a role that gives less.")
+	}
+	if !slices.Contains([]string{"", KindServicePrincipal, KindUser}, in.PrincipalType) {
+		return out, false, arm.BadRequest("UnsupportedPrincipalType", "Principals of type '%s' cannot be assigned roles: there are none of them here.", in.PrincipalType).
+			WithTarget("properties.principalType").WithAction("Assign the role to each user or service principal itself.")
+	}
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		if err := s.checkAssignment(tx, id, in); err != nil {
 			return err
@@ -136,12 +145,15 @@ func (s *Service) checkAssignment(tx *store.Tx, id arm.ID, in RoleAssignmentProp
 			return arm.NotFound(scope)
 		}
 	}
-	if in.PrincipalType != "" {
+	p, err := tx.PrincipalByID(in.PrincipalID)
+	switch {
+	case errors.Is(err, store.ErrNotFound) && in.PrincipalType != "":
 		return nil
-	}
-	_, err := tx.PrincipalByID(in.PrincipalID)
-	if errors.Is(err, store.ErrNotFound) {
-		return arm.BadRequest("PrincipalNotFound", "Principal %s does not exist in the directory %s. Check that you have the correct principal ID; if it was created just now, give its principalType too.", in.PrincipalID, s.TenantID).WithTarget("properties.principalId")
+	case errors.Is(err, store.ErrNotFound):
+		return arm.BadRequest("PrincipalNotFound", "Principal %s does not exist in the directory %s. Check that you have the correct principal ID; if it was created just now, or is of the external issuer, give its principalType too.", in.PrincipalID, s.TenantID).WithTarget("properties.principalId")
+	case err == nil && in.PrincipalType == KindUser:
+		return arm.BadRequest("UnmatchedPrincipalType", "The PrincipalId '%s' has type 'ServicePrincipal', which is different from the specified PrincipalType 'User'.", p.ID).
+			WithTarget("properties.principalType").WithAction("Give the principalType ServicePrincipal, or leave it out.")
 	}
 	return err
 }

@@ -19,6 +19,8 @@ import (
 const (
 	// KindServicePrincipal is a person's or a program's application.
 	KindServicePrincipal = "ServicePrincipal"
+	// KindUser is somebody whom the external OpenID Connect issuer vouches for; it is in no table here.
+	KindUser = "User"
 	// KindManagedIdentity belongs to a vault, a cluster or an extension, which is its owner; it has no secret.
 	KindManagedIdentity = "ManagedIdentity"
 	// KindConnector is a cluster's connector: it may call /link/v1 for its owner, the cluster, and nothing else.

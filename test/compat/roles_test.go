@@ -98,7 +98,7 @@ func TestADeletionCanBeFollowedWithARoleOnWhatItDeletes(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := w.Token(p.Client, secret, "https://management.azure.com")
-	grant(t, w.World, p.ID, "5e467623-bb1f-42f4-a55d-6e525e11384b", w.vault, "00000000-0000-4000-8000-000000000031") // Backup Contributor
+	grant(t, w.World, p.ID, "b24988ac-6180-42a0-ab88-20f7382dd24c", w.vault, "00000000-0000-4000-8000-000000000031") // Contributor
 	deleting := w.As(token, "DELETE", w.vault, nil)
 	if deleting.Status != 202 {
 		t.Fatalf("the deletion: %d %v", deleting.Status, deleting.JSON)

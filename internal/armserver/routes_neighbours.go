@@ -47,6 +47,7 @@ func neighbourRoutes(s *service.Service) []Route {
 		{Method: "GET", Path: cluster, Handle: h.cluster},
 		{Method: "DELETE", Path: cluster, Handle: h.deleteCluster},
 		{Method: "POST", Path: cluster + "/connect", Handle: h.connect},
+		{Method: "POST", Path: cluster + "/listClusterUserCredential", Handle: h.credentials},
 		{Method: "GET", Path: cluster + "/trustedAccessRoleBindings", Handle: h.bindings},
 		{Method: "PUT", Path: cluster + "/trustedAccessRoleBindings/{binding}", Handle: h.putBinding},
 		{Method: "GET", Path: cluster + "/trustedAccessRoleBindings/{binding}", Handle: h.binding},
@@ -289,6 +290,13 @@ func (h neighbours) connect(ctx context.Context, r *Request) (*Response, error) 
 	response := Answer(200, credential)
 	response.Header.Set("Cache-Control", "no-store")
 	return response, err
+}
+
+// credentials are none: the service has no access to clusters that it could hand on. Terraform asks for them whenever it reads a cluster, and
+// is content with an empty list.
+func (h neighbours) credentials(ctx context.Context, r *Request) (*Response, error) {
+	_, err := h.s.Cluster(ctx, r.ID)
+	return Answer(200, map[string]any{"kubeconfigs": []any{}}), err
 }
 
 func (h neighbours) trustedRoles(context.Context, *Request) (*Response, error) {

@@ -119,11 +119,13 @@ func (c *cluster) loop(ctx context.Context) {
 	}
 }
 
-// take installs what is wished, and answers new requests.
+// take installs what is wished and removes what is not, and answers new requests.
 func (c *cluster) take(ctx context.Context, desired *link.Desired) {
 	c.mu.Lock()
 	if e := desired.Extension; e != nil && (c.extension == nil || c.extension.Generation != e.Generation) {
 		c.extension = &link.ExtensionState{Name: e.Name, Generation: e.Generation, State: link.ExtensionReady, Version: "0.1.0"}
+	} else if e == nil {
+		c.extension = nil
 	}
 	var fresh []link.Request
 	for _, r := range desired.Requests {

@@ -38,6 +38,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&config.BlobListen, "blob-listen", ":8444", "the address to serve blobs on")
 	flags.StringVar(&config.PublicURL, "public-url", "", "how clients and clusters reach the API, https://HOST:PORT (default localhost)")
 	flags.StringVar(&config.BlobURL, "blob-url", "", "how clients and clusters reach the blobs, https://HOST:PORT (default localhost)")
+	flags.IntVar(&config.Limits.OnDemandBackups, "on-demand-backups-per-day", 10, "how many backups of an instance can be started by hand within 24 hours; 0 is no limit")
+	flags.IntVar(&config.Limits.Restores, "restores-per-day", 10, "how many restores of an instance can be started within 24 hours; 0 is no limit")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

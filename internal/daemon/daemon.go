@@ -36,6 +36,8 @@ type Config struct {
 	// the port that is listened on, which is no good for clusters.
 	PublicURL string
 	BlobURL   string
+	// Limits are how many jobs can be started by hand; the zero value is no limit.
+	Limits service.Limits
 	// Log is slog.Default when nil, Now time.Now.
 	Log *slog.Logger
 	Now func() time.Time
@@ -163,7 +165,7 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 		return err
 	}
 	*opened = append(*opened, db.Close)
-	d.Service = &service.Service{DB: db, Now: c.Now, Log: c.Log, PublicURL: publicURL, BlobURL: blobURL, CABundle: bundle, Closing: d.closing}
+	d.Service = &service.Service{DB: db, Now: c.Now, Log: c.Log, PublicURL: publicURL, BlobURL: blobURL, CABundle: bundle, Closing: d.closing, Limits: c.Limits}
 	if d.blobs, err = blobserver.Open(blobserver.Config{
 		Root: filepath.Join(c.Data, "blobs"), Accounts: d.account, Authorize: d.authorize, Now: c.Now, Log: c.Log,
 	}); err != nil {

@@ -52,6 +52,9 @@ func (s *Service) BackupNow(ctx context.Context, id arm.ID, in *backup.AdhocRequ
 		if err := idle(tx, &w.instance); err != nil {
 			return err
 		}
+		if err := s.Limits.within(tx, &w.instance, backup.OnDemandBackup); err != nil {
+			return err
+		}
 		extension, err := s.usableCluster(tx, &w.vault, w.cluster)
 		if err != nil {
 			return err

@@ -38,6 +38,8 @@ type Service struct {
 	CABundle string
 	// Closing is closed when the daemon is about to end: a call that is held open should answer then.
 	Closing <-chan struct{}
+	// Limits are those of jobs.
+	Limits Limits
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string

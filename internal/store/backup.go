@@ -134,6 +134,37 @@ func (tx *Tx) Job(name string) (Job, error) {
 	return found[0], nil
 }
 
+// JobStarted says whether an instance has had at least n jobs of an operation since a time, and when the n-th of them, counted from the newest, began.
+func (tx *Tx) JobStarted(instance arm.ID, operation string, since time.Time, n int) (began time.Time, full bool, err error) {
+	var started int64
+	err = tx.row(`SELECT started FROM jobs WHERE instance = $1 AND operation = $2 AND started > $3 ORDER BY started DESC LIMIT 1 OFFSET $4`,
+		[]any{instance.Key(), operation, micros(since), n - 1}, &started)
+	if errors.Is(err, ErrNotFound) {
+		return time.Time{}, false, nil
+	}
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("jobs of %s: %w", instance, err)
+	}
+	return timeOf(started), true, nil
+}
+
+// JobsEnded says whether there are jobs that ended before a time.
+func (tx *Tx) JobsEnded(before time.Time) (bool, error) {
+	var n int
+	if err := tx.row(`SELECT count(*) FROM (SELECT 1 FROM jobs WHERE ended > 0 AND ended < $1 LIMIT 1) AS old`, []any{micros(before)}, &n); err != nil {
+		return false, fmt.Errorf("old jobs: %w", err)
+	}
+	return n > 0, nil
+}
+
+// ForgetJobs removes the jobs that ended before a time.
+func (tx *Tx) ForgetJobs(before time.Time) error {
+	if _, err := tx.exec(`DELETE FROM jobs WHERE ended > 0 AND ended < $1`, micros(before)); err != nil {
+		return fmt.Errorf("old jobs: %w", err)
+	}
+	return nil
+}
+
 func (tx *Tx) jobs(where string, args ...any) ([]Job, error) {
 	var found []Job
 	err := tx.query(func(rows *sql.Rows) error {

@@ -336,6 +336,13 @@ func (w *world) protect(t testing.TB) {
 	w.awaitState(t, w.instance, "ProtectionConfigured")
 }
 
+// later lets time pass, after which the administrator has logged in again and the cluster has been heard of.
+func (w *world) later(now *clock, d time.Duration) {
+	now.advance(d)
+	w.LogIn()
+	w.cluster.tell(w.cluster.t.Context())
+}
+
 func (w *world) awaitState(t testing.TB, instance string, want ...any) {
 	t.Helper()
 	eventually(t, "protection of "+instance, func() error {

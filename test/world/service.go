@@ -60,7 +60,8 @@ func (w *World) spawn() error {
 	}
 	cmd := exec.Command(filepath.Join(w.Bin(), "cairnd"), "--data", w.data(),
 		"--public-url", w.Endpoint(), "--listen", fmt.Sprintf("%s:%d", Host, w.Port),
-		"--blob-url", blobURL, "--blob-listen", fmt.Sprintf("%s:%d", Host, w.Port+1))
+		"--blob-url", blobURL, "--blob-listen", fmt.Sprintf("%s:%d", Host, w.Port+1),
+		"--on-demand-backups-per-day", "0", "--restores-per-day", "0") // tests start many
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives this program
 	if err := cmd.Start(); err != nil {

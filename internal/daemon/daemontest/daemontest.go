@@ -78,7 +78,7 @@ func Connect(t testing.TB, data string) *World {
 		t.Fatal(err)
 	}
 	w := &World{Env: env, Subscription: "/subscriptions/" + env["AZURE_SUBSCRIPTION_ID"], t: t, HTTP: client(t, env["SSL_CERT_FILE"])}
-	w.token = w.Token(env["AZURE_CLIENT_ID"], env["AZURE_CLIENT_SECRET"], "https://management.azure.com")
+	w.LogIn()
 	return w
 }
 
@@ -203,6 +203,12 @@ func (w *World) Do(method, path string, body any) Answer {
 func (w *World) As(token, method, path string, body any) Answer {
 	w.t.Helper()
 	return w.Send(method, path, body, map[string]string{"Authorization": strings.TrimSpace("Bearer " + token)})
+}
+
+// LogIn renews the administrator's token, which expires with the daemon's time.
+func (w *World) LogIn() {
+	w.t.Helper()
+	w.token = w.Token(w.Env["AZURE_CLIENT_ID"], w.Env["AZURE_CLIENT_SECRET"], "https://management.azure.com")
 }
 
 // AdminToken is the administrator's token for the resource manager.

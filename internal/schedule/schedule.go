@@ -164,7 +164,7 @@ const widest = 16 * 3600
 func reach(wall int64, zone *time.Location) time.Time {
 	for t := time.Unix(wall-widest, 0).In(zone); ; {
 		_, offset := t.Zone()
-		start, end := t.ZoneBounds()
+		start, end := bounds(t)
 		reached := wall - int64(offset)
 		if !start.IsZero() {
 			reached = max(reached, start.Unix())
@@ -174,4 +174,14 @@ func reach(wall int64, zone *time.Location) time.Time {
 		}
 		t = end
 	}
+}
+
+// bounds are those of the time in which t's offset holds, or of a part of it that holds t. Go's own end of it is a day too early at the end of a
+// leap year, in zones with summer time.
+func bounds(t time.Time) (start, end time.Time) {
+	start, end = t.ZoneBounds()
+	for !end.IsZero() && !end.After(t) {
+		end = end.Add(24 * time.Hour)
+	}
+	return start, end
 }

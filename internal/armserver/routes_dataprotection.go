@@ -156,13 +156,13 @@ func (h dataProtection) putPolicy(ctx context.Context, r *Request) (*Response, e
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.s.PutPolicy(ctx, r.By, r.ID, in)
-	return Answer(200, p), err
+	p, err := h.s.PutPolicy(ctx, r.By, r.ID, in, r.Match)
+	return Answer(200, p).WithETag(p.ETag), err
 }
 
 func (h dataProtection) policy(ctx context.Context, r *Request) (*Response, error) {
 	p, err := h.s.Policy(ctx, r.ID)
-	return Answer(200, p), err
+	return Answer(200, p).WithETag(p.ETag), err
 }
 
 func (h dataProtection) deletePolicy(ctx context.Context, r *Request) (*Response, error) {

@@ -125,6 +125,12 @@ func (r *Response) WithAsync(a arm.Async) *Response {
 	return r
 }
 
+// WithETag tells the ETag of a resource that has none in its body.
+func (r *Response) WithETag(etag string) *Response {
+	r.Header.Set("ETag", etag)
+	return r
+}
+
 // WithRetryAfter asks the client to poll again soon.
 func (r *Response) WithRetryAfter() *Response {
 	r.Header.Set("Retry-After", arm.RetryAfter)

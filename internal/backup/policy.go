@@ -2,7 +2,6 @@ package backup
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -218,64 +217,6 @@ func (p *Policy) RuleNames(retention bool) []string {
 	return names
 }
 
-// Schedule is when the policy's backups are due. A policy that Validate passed has no error.
-func (p *Policy) Schedule() (*schedule.Schedule, error) {
-	for _, r := range p.Rules {
-		if r.Backup != nil && r.Backup.Trigger != nil && r.Backup.Trigger.Schedule != nil {
-			return schedule.New(r.Backup.Trigger.Schedule.TimeZone, r.Backup.Trigger.Schedule.Intervals)
-		}
-	}
-	return nil, errors.New("the policy has no backup rule with a schedule")
-}
-
-// Tag is the tag of the scheduled backup of that slot; last is the slot of the instance's last scheduled backup that succeeded, or zero.
-func (p *Policy) Tag(slot, last time.Time) string {
-	s, err := p.Schedule()
-	if err != nil {
-		return DefaultTag
-	}
-	var taggings []retention.Tagging
-	for _, r := range p.Rules {
-		if r.Backup == nil || r.Backup.Trigger == nil {
-			continue
-		}
-		for _, c := range r.Backup.Trigger.Tagging {
-			if c.IsDefault || c.Tag == nil || c.Priority == nil {
-				continue
-			}
-			t := retention.Tagging{Tag: c.Tag.Name, Priority: *c.Priority}
-			for _, b := range c.Criteria {
-				for _, marker := range b.AbsoluteCriteria {
-					t.Criteria = append(t.Criteria, retention.Criterion(marker))
-				}
-			}
-			taggings = append(taggings, t)
-		}
-	}
-	return retention.Tag(taggings, DefaultTag, slot, last, s.Location())
-}
-
-// Expiry is when a recovery point with that tag, made at that moment, expires from OperationalStore: as the tag's retention rule says,
-// or the default one when the policy has none for the tag. A policy that Validate passed has no error.
-func (p *Policy) Expiry(tag string, made time.Time) (time.Time, error) {
-	rule := p.RetentionRule(tag)
-	if rule == nil {
-		rule = p.RetentionRule(DefaultTag)
-	}
-	if rule != nil {
-		for _, l := range rule.Lifecycles {
-			if l.DeleteAfter != nil && (l.Source == nil || l.Source.DataStoreType == OperationalStore) {
-				after, err := iso8601.ParseDuration(l.DeleteAfter.Duration)
-				if err != nil {
-					return time.Time{}, err
-				}
-				return retention.Expiry(made, after), nil
-			}
-		}
-	}
-	return time.Time{}, fmt.Errorf("the policy has no retention rule for the tag '%s' and OperationalStore", tag)
-}
-
 // Complete fills in the object types that can be only one thing, the tags' IDs, and Azure's letter case.
 func (p *Policy) Complete() {
 	p.ObjectType = spelling(p.ObjectType, "BackupPolicy")
@@ -456,14 +397,7 @@ func noVaultTier(problems *arm.Problems, target string) {
 }
 
 func (t *Trigger) validate(problems *arm.Problems, at string, p *Policy) {
-	if t.Schedule == nil || len(t.Schedule.Intervals) == 0 {
-		problems.AddError(arm.Invalid(at+".schedule.repeatingTimeIntervals", "repeatingTimeIntervals is required.").
-			WithAction("Name one interval, as in R/2026-02-16T04:00:00+00:00/P1D."))
-	} else {
-		for i, text := range t.Schedule.Intervals {
-			validateInterval(problems, fmt.Sprintf("%s.schedule.repeatingTimeIntervals[%d]", at, i), text)
-		}
-	}
+	t.Schedule.validate(problems, at+".schedule")
 	defaults, priorities := 0, map[int64]bool{}
 	for i, c := range t.Tagging {
 		c.validate(problems, fmt.Sprintf("%s.taggingCriteria[%d]", at, i), p)
@@ -484,20 +418,22 @@ func (t *Trigger) validate(problems *arm.Problems, at string, p *Policy) {
 	}
 }
 
-func validateInterval(problems *arm.Problems, at, text string) {
-	if _, err := schedule.ParseInterval(text); err != nil {
-		problems.AddError(arm.Invalid(at, "The %s.", err).WithAction("Write it as R/2026-02-16T04:00:00+00:00/P1D, with one of: " +
-			strings.Join(schedule.Durations(), ", ") + "."))
+func (s *Schedule) validate(problems *arm.Problems, at string) {
+	if s == nil || len(s.Intervals) == 0 {
+		problems.AddError(arm.Invalid(at+".repeatingTimeIntervals", "repeatingTimeIntervals is required.").
+			WithAction("Name one interval or more, as in R/2026-02-16T04:00:00+00:00/P1D."))
+		return
+	}
+	for i, text := range s.Intervals {
+		if _, err := schedule.ParseInterval(text); err != nil {
+			problems.AddError(arm.Invalid(fmt.Sprintf("%s.repeatingTimeIntervals[%d]", at, i), "The %s.", err).
+				WithAction("Write it as R/2026-02-16T04:00:00+00:00/P1D, with one of: " + strings.Join(schedule.Durations(), ", ") + "."))
+		}
+	}
+	if _, err := schedule.Zone(s.TimeZone); err != nil {
+		problems.AddError(arm.Invalid(at+".timeZone", "The %s.", err).WithAction("Use one of these, or leave it out for UTC."))
 	}
 }
-
-// The words that Azure has for moments of the calendar.
-var (
-	absoluteMarkers = []string{"AllBackup", "FirstOfDay", "FirstOfWeek", "FirstOfMonth", "FirstOfYear"}
-	weekdays        = []string{"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"}
-	weekNumbers     = []string{"First", "Second", "Third", "Fourth", "Last"}
-	months          = []string{"January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"}
-)
 
 func (c *TaggingCriteria) validate(problems *arm.Problems, at string, p *Policy) {
 	if c.Priority == nil {
@@ -521,13 +457,41 @@ func (c *TaggingCriteria) validate(problems *arm.Problems, at string, p *Policy)
 			WithAction(`Say which backups get the tag, as in [{"objectType": "ScheduleBasedBackupCriteria", "absoluteCriteria": ["FirstOfDay"]}].`))
 	}
 	for i := range c.Criteria {
-		b, at := &c.Criteria[i], fmt.Sprintf("%s.criteria[%d]", at, i)
-		choose(problems, at+".objectType", b.ObjectType, "ScheduleBasedBackupCriteria")
-		chooseAll(problems, at+".absoluteCriteria", b.AbsoluteCriteria, absoluteMarkers)
-		chooseAll(problems, at+".daysOfTheWeek", b.DaysOfTheWeek, weekdays)
-		chooseAll(problems, at+".weeksOfTheMonth", b.WeeksOfTheMonth, weekNumbers)
-		chooseAll(problems, at+".monthsOfYear", b.MonthsOfYear, months)
+		c.Criteria[i].validate(problems, fmt.Sprintf("%s.criteria[%d]", at, i), c.IsDefault)
 	}
+}
+
+// validate takes the criteria that Azure takes for AKS; those of the default tag, which is for what no other takes, can only say so.
+func (b *BackupCriterion) validate(problems *arm.Problems, at string, isDefault bool) {
+	choose(problems, at+".objectType", b.ObjectType, "ScheduleBasedBackupCriteria")
+	for _, given := range []struct {
+		name string
+		n    int
+	}{{"daysOfTheWeek", len(b.DaysOfTheWeek)}, {"weeksOfTheMonth", len(b.WeeksOfTheMonth)}, {"monthsOfYear", len(b.MonthsOfYear)},
+		{"daysOfMonth", len(b.DaysOfMonth)}, {"scheduleTimes", len(b.ScheduleTimes)}} {
+		if given.n > 0 {
+			problems.AddError(arm.BadRequest(CodeNotSupported, "%s is not supported for Kubernetes clusters, as in Azure.", given.name).WithTarget(at + "." + given.name).
+				WithAction("Leave it out, and use absoluteCriteria with one of: " + strings.Join(markers(), ", ") + "."))
+		}
+	}
+	if len(b.AbsoluteCriteria) == 0 {
+		problems.AddError(arm.Invalid(at+".absoluteCriteria", "absoluteCriteria is required.").
+			WithAction("Use one of: " + strings.Join(markers(), ", ") + "."))
+	}
+	allowed := markers()
+	if isDefault {
+		allowed = allowed[:1]
+	}
+	chooseAll(problems, at+".absoluteCriteria", b.AbsoluteCriteria, allowed)
+}
+
+// markers are Azure's words for the moments of the calendar; AllBackup is the first.
+func markers() []string {
+	var words []string
+	for _, c := range retention.Criteria() {
+		words = append(words, string(c))
+	}
+	return words
 }
 
 func chooseAll(problems *arm.Problems, at string, values, allowed []string) {
@@ -572,11 +536,25 @@ func (l *Lifecycle) validate(problems *arm.Problems, at string) {
 		return
 	}
 	choose(problems, at+".deleteAfter.objectType", l.DeleteAfter.ObjectType, "AbsoluteDeleteOption")
+	target := at + ".deleteAfter.duration"
 	d, err := iso8601.ParseDuration(l.DeleteAfter.Duration)
-	switch {
-	case err != nil:
-		problems.AddError(arm.Invalid(at+".deleteAfter.duration", "The %s.", err).WithAction("Write it as P30D."))
-	case d.IsZero():
-		problems.AddError(arm.Invalid(at+".deleteAfter.duration", "The duration is zero: nothing would be kept.").WithAction("Write it as P30D."))
+	if err != nil {
+		problems.AddError(arm.Invalid(target, "The %s.", err).WithAction("Write it as P30D."))
+		return
+	}
+	// Months and years are measured in a year of 365 days that begins on 1 January.
+	begin := time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+	switch kept := d.AddTo(begin); {
+	case kept.Before(begin.AddDate(0, 0, shortestLife)):
+		problems.AddError(arm.Invalid(target, "%s is less than a day, the least that a recovery point is kept.", l.DeleteAfter.Duration).WithAction("Write it as P30D."))
+	case kept.After(begin.AddDate(0, 0, longestLife)):
+		problems.AddError(arm.Invalid(target, "%s is more than %d days, the most that OperationalStore keeps a recovery point, as in Azure.", l.DeleteAfter.Duration, longestLife).
+			WithAction(fmt.Sprintf("Use P%dD or less.", longestLife)))
 	}
 }
+
+// shortestLife and longestLife are Azure's limits of what OperationalStore keeps a recovery point for, in days.
+const (
+	shortestLife = 1
+	longestLife  = 360
+)

@@ -81,7 +81,7 @@ func TestWrongPoliciesAreRefused(t *testing.T) {
 		"no default":             {`"name": "Default", "objectType": "AzureRetentionRule", "isDefault": true`, `"name": "Other", "objectType": "AzureRetentionRule", "isDefault": false`, "properties.policyRules", "no retention rule named Default"},
 		"default that is not":    {`"isDefault": true, "lifecycles"`, `"isDefault": false, "lifecycles"`, "properties.policyRules[0].isDefault", "isDefault"},
 		"bad duration":           {`"P30D"`, `"thirty days"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "thirty days"},
-		"no time":                {`"P30D"`, `"P0D"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "zero"},
+		"no time":                {`"P30D"`, `"P0D"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "P0D is less than a day"},
 		"bad interval":           {`R/2026-02-16T04:00:00+00:00/P1D`, `every day`, "properties.policyRules[1].trigger.schedule.repeatingTimeIntervals[0]", "every day"},
 		"too often":              {`+00:00/P1D`, `+00:00/PT5M`, "properties.policyRules[1].trigger.schedule.repeatingTimeIntervals[0]", "PT5M"},
 		"no interval":            {`"R/2026-02-16T04:00:00+00:00/P1D"`, ``, "properties.policyRules[1].trigger.schedule.repeatingTimeIntervals", "required"},
@@ -92,6 +92,20 @@ func TestWrongPoliciesAreRefused(t *testing.T) {
 		"other datasource":       {`"Microsoft.ContainerService/managedClusters"`, `"Microsoft.Compute/disks"`, "properties.datasourceTypes[0]", "Microsoft.Compute/disks"},
 		"no datasource":          {`["Microsoft.ContainerService/managedClusters"]`, `[]`, "properties.datasourceTypes", "required"},
 		"rules of the same name": {`"BackupDaily"`, `"Default"`, "properties.policyRules[1].name", "Two rules"},
+		"second interval":        {`R/2026-02-16T04:00:00+00:00/P1D"`, `R/2026-02-16T04:00:00+00:00/P1D", "R/2026-02-16T04:00:00+00:00/P2D"`, "properties.policyRules[1].trigger.schedule.repeatingTimeIntervals[1]", "P2D"},
+		"unknown time zone":      {`"schedule": {`, `"schedule": {"timeZone": "Middle-earth", `, "properties.policyRules[1].trigger.schedule.timeZone", "Middle-earth"},
+		"days of the week":       {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}, "criteria": [{"daysOfTheWeek": ["Monday"]}]}, `, "properties.policyRules[1].trigger.taggingCriteria[0].criteria[0].daysOfTheWeek", "not supported"},
+		"days of the month":      {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}, "criteria": [{"daysOfMonth": [{"date": 1}]}]}, `, "properties.policyRules[1].trigger.taggingCriteria[0].criteria[0].daysOfMonth", "not supported"},
+		"criteria of nothing":    {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}, "criteria": [{}]}, `, "properties.policyRules[1].trigger.taggingCriteria[0].criteria[0].absoluteCriteria", "required"},
+		"unknown criterion":      {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}, "criteria": [{"absoluteCriteria": ["LastOfDay"]}]}, `, "properties.policyRules[1].trigger.taggingCriteria[0].criteria[0].absoluteCriteria[0]", "LastOfDay"},
+		"default with criteria":  {`"taggingPriority": 99`, `"taggingPriority": 99, "criteria": [{"absoluteCriteria": ["FirstOfDay"]}]`, "properties.policyRules[1].trigger.taggingCriteria[0].criteria[0].absoluteCriteria[0]", "FirstOfDay"},
+		"no criteria":            {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}}, `, "properties.policyRules[1].trigger.taggingCriteria[0].criteria", "required"},
+		"no priority":            {`, "taggingPriority": 99`, ``, "properties.policyRules[1].trigger.taggingCriteria[0].taggingPriority", "required"},
+		"priority twice":         {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "Default"}, "taggingPriority": 99, "criteria": [{"absoluteCriteria": ["FirstOfDay"]}]}, `, "properties.policyRules[1].trigger.taggingCriteria[1].taggingPriority", "99"},
+		"two defaults":           {`"taggingCriteria": [`, `"taggingCriteria": [{"isDefault": true, "tagInfo": {"tagName": "Default"}, "taggingPriority": 98}, `, "properties.policyRules[1].trigger.taggingCriteria", "exactly one"},
+		"kept too short":         {`"P30D"`, `"PT23H59M"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "less than a day"},
+		"kept too long":          {`"P30D"`, `"P361D"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "360 days"},
+		"kept for a year":        {`"P30D"`, `"P1Y"`, "properties.policyRules[0].lifecycles[0].deleteAfter.duration", "360 days"},
 		"rule without a name":    {`"name": "BackupDaily", `, ``, "properties.policyRules[1].name", "required"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,6 +121,25 @@ func TestWrongPoliciesAreRefused(t *testing.T) {
 			}
 			t.Errorf("no problem with %s among %v", c.target, problems)
 		})
+	}
+}
+
+func TestWhatTheServiceTakesIsValid(t *testing.T) {
+	for name, c := range map[string]struct{ old, new string }{
+		"several intervals": {`["R/2026-02-16T04:00:00+00:00/P1D"]`, `["R/2026-02-16T04:00:00+00:00/P1W", "R5/2026-02-18T04:00:00Z/P7D", "R/1970-01-01/PT4H"]`},
+		"a Windows zone":    {`"schedule": {`, `"schedule": {"timeZone": "W. Europe Standard Time", `},
+		"an IANA zone":      {`"schedule": {`, `"schedule": {"timeZone": "Asia/Kathmandu", `},
+		"no zone":           {`"schedule": {`, `"schedule": {"timeZone": "", `},
+		"a day":             {`"P30D"`, `"PT24H"`},
+		"360 days":          {`"P30D"`, `"P360D"`},
+		"months":            {`"P30D"`, `"P11M"`},
+		"what SDKs send":    {`"taggingPriority": 99`, `"taggingPriority": 99, "criteria": [{"absoluteCriteria": ["allbackup"], "daysOfTheWeek": null, "monthsOfYear": null, "scheduleTimes": []}]`},
+		"the day's first": {`"taggingCriteria": [`, `"taggingCriteria": [{"tagInfo": {"tagName": "default"}, "taggingPriority": 1,
+			"criteria": [{"absoluteCriteria": ["FirstOfDay"]}, {"absoluteCriteria": ["FirstOfYear"]}]}, `},
+	} {
+		if err := readPolicy(t, strings.Replace(guidePolicy, c.old, c.new, 1)).Validate().Err(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

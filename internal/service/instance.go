@@ -105,6 +105,9 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		}
 		next := old
 		if isNew {
+			if err := checkRoom(tx, vault.ID, backup.InstanceType, maxInstances, "backup instances"); err != nil {
+				return err
+			}
 			row.ID = vault.ID.Child("backupInstances", id.Name())
 			next = storedInstance{InstanceResource: backup.NewResource(row.ID, backup.InstanceType, backup.Instance{}), GUID: newID()}
 		} else if err := checkInstanceChange(&old, in.Properties); err != nil {

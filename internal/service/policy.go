@@ -11,13 +11,23 @@ import (
 )
 
 // PolicyResource is a policy as it is sent and stored.
-type PolicyResource = backup.Resource[backup.Policy]
+type PolicyResource struct {
+	backup.Resource[backup.Policy]
+	// ETag is neither stored nor in the body, as in Azure; it is filled in when the policy is read, and sent as a header.
+	ETag string `json:"-"`
+}
 
 var policyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{2,149}$`)
 
-// PutPolicy makes a policy. Putting it again as it is changes nothing; another body is refused, as it is by Azure, since
-// recovery points were promised the retention that they were made under.
-func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Policy]) (PolicyResource, error) {
+// maxPolicies and maxInstances are how many a vault holds at most: Azure's numbers.
+const (
+	maxPolicies  = 5000
+	maxInstances = 5000
+)
+
+// PutPolicy makes a policy, or changes one. A changed schedule holds at once for all instances of the policy, a changed retention for the
+// recovery points that are made from now on: those that exist were promised theirs. Putting a policy as it is changes nothing.
+func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Policy], match func(etag string) error) (PolicyResource, error) {
 	var policy PolicyResource
 	if !policyName.MatchString(id.Name()) {
 		return policy, arm.Invalid("name", "'%s' is not a policy's name.", id.Name()).
@@ -33,30 +43,50 @@ func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.I
 			return err
 		}
 		old, row, err := store.Load[PolicyResource](tx, id)
-		if err == nil {
-			if !same(old.Properties, *in.Properties) {
-				return arm.BadRequest("UserErrorPolicyUpdateNotSupported", "The policy '%s' exists and differs; update of existing policy is not supported.", old.Name).
-					WithTarget(string(old.ID)).WithAction("Make a policy of another name, and give the backup instances that one.")
-			}
-			policy = old
-			return nil
-		} else if !errors.Is(err, store.ErrNotFound) {
+		isNew := errors.Is(err, store.ErrNotFound)
+		if err != nil && !isNew {
 			return err
 		}
-		policy = backup.NewResource(vault.ID.Child("backupPolicies", id.Name()), backup.PolicyType, *in.Properties)
-		policy.SystemData = policy.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
-		row.ID = policy.ID
-		return tx.Save(&row, policy)
+		if err := match(row.ETag); err != nil {
+			return err
+		}
+		if isNew {
+			if err := checkRoom(tx, vault.ID, backup.PolicyType, maxPolicies, "backup policies"); err != nil {
+				return err
+			}
+			row.ID = vault.ID.Child("backupPolicies", id.Name())
+		}
+		policy = old
+		if isNew || !same(old.Properties, *in.Properties) {
+			policy = PolicyResource{Resource: backup.NewResource(row.ID, backup.PolicyType, *in.Properties)}
+			policy.SystemData = old.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+			if err := tx.Save(&row, policy); err != nil {
+				return err
+			}
+		}
+		policy.ETag = weak(row.ETag)
+		return nil
 	})
 	return policy, err
+}
+
+// checkRoom says why a vault cannot have another resource of a type, or returns nil.
+func checkRoom(tx *store.Tx, vault arm.ID, typ string, limit int, what string) error {
+	n, err := tx.CountChildren(vault, typ)
+	if err != nil || n < limit {
+		return err
+	}
+	return arm.BadRequest("UserErrorVaultLimitReached", "The vault '%s' has %d %s, as many as a vault can have.", vault.Name(), n, what).
+		WithTarget(string(vault)).WithAction("Delete some that are not used any more, or use another vault.")
 }
 
 // Policy finds a policy.
 func (s *Service) Policy(ctx context.Context, id arm.ID) (PolicyResource, error) {
 	var policy PolicyResource
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		var err error
-		policy, _, err = Load[PolicyResource](tx, id)
+		found, row, err := Load[PolicyResource](tx, id)
+		policy = found
+		policy.ETag = weak(row.ETag)
 		return err
 	})
 	return policy, err

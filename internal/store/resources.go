@@ -125,6 +125,16 @@ func (tx *Tx) Children(parent arm.ID, typ string) ([]Resource, error) {
 	return tx.resources(`WHERE parent = $1 AND ($2 = '' OR type = $2) ORDER BY key`, parent.Key(), strings.ToLower(typ))
 }
 
+// CountChildren is how many Children there are.
+func (tx *Tx) CountChildren(parent arm.ID, typ string) (int, error) {
+	var n int
+	if err := tx.row(`SELECT count(*) FROM resources WHERE parent = $1 AND ($2 = '' OR type = $2)`,
+		[]any{parent.Key(), strings.ToLower(typ)}, &n); err != nil {
+		return 0, fmt.Errorf("resources below %s: %w", parent, err)
+	}
+	return n, nil
+}
+
 // ByType are all resources of a type, in order of ID.
 func (tx *Tx) ByType(typ string) ([]Resource, error) {
 	return tx.resources(`WHERE type = $1 ORDER BY key`, strings.ToLower(typ))

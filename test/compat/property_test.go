@@ -17,7 +17,7 @@ func policies() *rapid.Generator[backup.Policy] {
 	return rapid.Custom(func(t *rapid.T) backup.Policy {
 		store := backup.DataStore{ObjectType: "DataStoreInfoBase", DataStoreType: backup.OperationalStore}
 		lives := func() []backup.Lifecycle {
-			duration := rapid.SampledFrom([]string{"P7D", "P30D", "P1Y2M", "P12W", "PT36H"}).Draw(t, "duration")
+			duration := rapid.SampledFrom([]string{"P7D", "P30D", "P11M20D", "P12W", "PT36H"}).Draw(t, "duration")
 			l := backup.Lifecycle{DeleteAfter: &backup.DeleteOption{ObjectType: "AbsoluteDeleteOption", Duration: duration}, Source: &store}
 			if rapid.Bool().Draw(t, "copies") {
 				l.Copies = []backup.CopySetting{}

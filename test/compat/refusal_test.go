@@ -141,7 +141,6 @@ func TestBadInputIsRefusedAndChangesNothing(t *testing.T) {
 		"bad interval":            {"PUT", other, with(policyBody, "R/2026-02-16T04:00:00+00:00/P1D", "daily"), 400, invalid, rules + "[0].trigger.schedule.repeatingTimeIntervals[0]", "daily"},
 		"bad duration":            {"PUT", other, with(policyBody, "P30D", "30 days"), 400, invalid, rules + "[1].lifecycles[0].deleteAfter.duration", "30 days"},
 		"vault tier":              {"PUT", other, with(policyBody, `"sourceDataStore":{"objectType":"DataStoreInfoBase","dataStoreType":"OperationalStore"}`, `"sourceDataStore":{"objectType":"DataStoreInfoBase","dataStoreType":"VaultStore"}`), 400, "DppUserErrorVaultTierPolicyNotSupported", rules + "[1].lifecycles[0].sourceDataStore.dataStoreType", "vault tier"},
-		"policy changed":          {"PUT", w.vault + "/backupPolicies/" + policyName, with(policyBody, "P30D", "P31D"), 400, "UserErrorPolicyUpdateNotSupported", w.vault + "/backupPolicies/" + policyName, "update of existing policy is not supported"},
 		"policy in use":           {"DELETE", w.vault + "/backupPolicies/" + policyName, "", 409, "UserErrorPolicyInUse", w.instance, "uses it"},
 		"policy's name":           {"PUT", w.vault + "/backupPolicies/x", policyBody, 400, invalid, "name", "'x'"},
 		"policy of no vault":      {"PUT", strings.Replace(other, vaultName, "nowhere", 1), policyBody, 404, "ResourceNotFound", strings.Replace(w.vault, vaultName, "nowhere", 1), "nowhere"},

@@ -17,8 +17,8 @@ var update = flag.Bool("update", false, "write docs/api.md anew")
 const apiDocument = "../../docs/api.md"
 
 // notServed are the operations of Microsoft.DataProtection that have a meaning for Kubernetes clusters and are not served yet.
-const notServed = "`sync`, `validateForModifyBackup`, `deletedBackupInstances` and `undelete`, `exportBackupJobs`, `resourceGuards` and\n" +
-	"`backupResourceGuardProxies`, `fetchSecondaryRecoveryPoints` and the cross-region operations"
+const notServed = "`sync`, `validateForModifyBackup`, `deletedBackupInstances` and `undelete`, `exportBackupJobs`, `fetchSecondaryRecoveryPoints`\n" +
+	"and the cross-region operations"
 
 // TestTheDocumentListsEveryOperation holds docs/api.md to the route table.
 func TestTheDocumentListsEveryOperation(t *testing.T) {

@@ -40,7 +40,8 @@ Columns:
 // abbreviations are the matrix's columns, by role.
 var abbreviations = map[string]string{
 	"Owner": "Own", "Contributor": "Con", "Reader": "Rea", "User Access Administrator": "UAA",
-	"Backup Contributor": "BCo", "Backup Operator": "BOp", "Backup Reader": "BRe", "Disk Snapshot Contributor": "DSC",
+	"Backup Contributor": "BCo", "Backup Operator": "BOp", "Backup Reader": "BRe", "Backup MUA Operator": "MUO", "Backup MUA Admin": "MUA",
+	"Disk Snapshot Contributor":   "DSC",
 	"Storage Account Contributor": "SAC", "Storage Blob Data Owner": "SBO", "Storage Blob Data Contributor": "SBC", "Storage Blob Data Reader": "SBR",
 }
 

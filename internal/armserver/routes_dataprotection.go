@@ -76,6 +76,7 @@ func dataProtectionRoutes(s *service.Service) []Route {
 			Route{Method: "GET", Path: base + "/operationStatus/{operation}", Permission: NoPermission, AnyGroup: true, Handle: h.operationStatus},
 			Route{Method: "GET", Path: base + "/operationResults/{operation}", Permission: NoPermission, AnyGroup: true, Handle: h.operationResult})
 	}
+	rows = append(rows, guardRoutes(s)...)
 	return append(rows, Route{Method: "GET", Path: dataProtectionProvider + "/operations", Permission: NoPermission, Handle: operationList(rows)})
 }
 
@@ -100,7 +101,11 @@ func (h dataProtection) putVault(ctx context.Context, r *Request) (*Response, er
 	if err != nil {
 		return nil, err
 	}
-	v, op, err := h.s.PutVault(ctx, r.By, r.ID, in, r.Match)
+	by, err := r.Guarded(ctx, in.Properties.GuardRequests)
+	if err != nil {
+		return nil, err
+	}
+	v, op, err := h.s.PutVault(ctx, by, r.ID, in, r.Match)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +117,11 @@ func (h dataProtection) patchVault(ctx context.Context, r *Request) (*Response, 
 	if err := backup.Decode(r.Body, &patch); err != nil {
 		return nil, err
 	}
-	v, err := h.s.PatchVault(ctx, r.By, r.ID, &patch, r.Match)
+	by, err := r.Guarded(ctx, patch.GuardRequests())
+	if err != nil {
+		return nil, err
+	}
+	v, err := h.s.PatchVault(ctx, by, r.ID, &patch, r.Match)
 	return Answer(200, v), err
 }
 
@@ -199,7 +208,11 @@ func (h dataProtection) putInstance(ctx context.Context, r *Request) (*Response,
 	if err != nil {
 		return nil, err
 	}
-	i, op, changed, err := h.s.PutInstance(ctx, r.By, r.ID, in)
+	by, err := r.Guarded(ctx, in.Properties.GuardRequests)
+	if err != nil {
+		return nil, err
+	}
+	i, op, changed, err := h.s.PutInstance(ctx, by, r.ID, in)
 	switch {
 	case err != nil:
 		return nil, err
@@ -214,7 +227,11 @@ func (h dataProtection) deleteInstance(ctx context.Context, r *Request) (*Respon
 	if err != nil {
 		return nil, err
 	}
-	op, found, err := h.s.DeleteInstance(ctx, r.By, r.ID)
+	by, err := r.Guarded(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	op, found, err := h.s.DeleteInstance(ctx, by, r.ID)
 	if err != nil || !found {
 		return Answer(204, nil), err
 	}
@@ -263,7 +280,11 @@ func (h dataProtection) restore(ctx context.Context, r *Request, id arm.ID) (*Re
 	if err := backup.Decode(r.Body, &in); err != nil {
 		return nil, err
 	}
-	op, location, err := h.s.Restore(ctx, r.By, id, &in)
+	by, err := r.Guarded(ctx, in.GuardRequests)
+	if err != nil {
+		return nil, err
+	}
+	op, location, err := h.s.Restore(ctx, by, id, &in)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +310,17 @@ func (h dataProtection) move(action string) func(context.Context, *Request, arm.
 		if err != nil {
 			return nil, err
 		}
-		op, changed, err := h.s.MoveProtection(ctx, r.By, id, action)
+		var in backup.GuardedRequest
+		if len(r.Body) > 0 {
+			if err := backup.Decode(r.Body, &in); err != nil {
+				return nil, err
+			}
+		}
+		by, err := r.Guarded(ctx, in.GuardRequests)
+		if err != nil {
+			return nil, err
+		}
+		op, changed, err := h.s.MoveProtection(ctx, by, id, action)
 		if err != nil || !changed {
 			return Answer(200, nil), err
 		}

@@ -104,6 +104,20 @@ func (r *Request) Match(etag string) error {
 	return nil
 }
 
+// Guarded is the caller with what it sends to satisfy a vault's resource guard: the guard's requests that it names, and a second token, which may be
+// somebody else's. A second token that is no good is a 401.
+func (r *Request) Guarded(ctx context.Context, requests []string) (service.Ref, error) {
+	by := r.By
+	by.GuardRequests = requests
+	_, token, found := strings.Cut(r.HTTP.Header.Get("x-ms-authorization-auxiliary"), " ")
+	if !found {
+		return by, nil
+	}
+	second, err := r.server.verify(ctx, token, "x-ms-authorization-auxiliary")
+	by.Second = second.ObjectID
+	return by, err
+}
+
 func unquote(etag string) string { return strings.Trim(strings.TrimPrefix(etag, "W/"), `"`) }
 
 // Response is what a handler answers.
@@ -215,13 +229,19 @@ func (s *Server) authenticate(ctx context.Context, r *Request) error {
 		return arm.Unauthorized("Authentication failed. The 'Authorization' header is missing or has no bearer token.").
 			WithAction("Log in and repeat the request.")
 	}
-	caller, err := s.service.Verify(ctx, strings.TrimSpace(token), s.audiences...)
-	if errors.Is(err, auth.ErrToken) {
-		return (&arm.Error{Status: 401, Code: "InvalidAuthenticationToken", Target: "Authorization", Message: fmt.Sprintf("The access token is invalid: %s.", err)}).
-			WithAction("Log in again.")
-	}
+	caller, err := s.verify(ctx, token, "Authorization")
 	r.Caller, r.By = caller, service.By(caller)
 	return err
+}
+
+// verify is whose token a header has.
+func (s *Server) verify(ctx context.Context, token, header string) (auth.Caller, error) {
+	caller, err := s.service.Verify(ctx, strings.TrimSpace(token), s.audiences...)
+	if errors.Is(err, auth.ErrToken) {
+		err = (&arm.Error{Status: 401, Code: "InvalidAuthenticationToken", Target: header, Message: fmt.Sprintf("The access token is invalid: %s.", err)}).
+			WithAction("Log in again.")
+	}
+	return caller, err
 }
 
 // route finds the row, and what the path says.

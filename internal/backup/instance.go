@@ -36,6 +36,8 @@ type Instance struct {
 	ValidationType         string            `json:"validationType,omitempty"`
 	IdentityDetails        *IdentityDetails  `json:"identityDetails,omitempty"`
 	ObjectType             string            `json:"objectType"`
+	// GuardRequests is of requests only: what a resource guard asks for.
+	GuardRequests []string `json:"resourceGuardOperationRequests,omitempty"`
 }
 
 // Datasource names a cluster. The odd letter case of the first key is Azure's.

@@ -15,6 +15,8 @@ type RestoreRequest struct {
 	SourceResourceID    string           `json:"sourceResourceId,omitempty"`
 	IdentityDetails     *IdentityDetails `json:"identityDetails,omitempty"`
 	RecoveryPointID     string           `json:"recoveryPointId"`
+	// GuardRequests are what a resource guard asks for.
+	GuardRequests []string `json:"resourceGuardOperationRequests,omitempty"`
 }
 
 // ValidateRestoreRequest is the body of validateRestore.

@@ -22,6 +22,8 @@ type Vault struct {
 	SecureScore                     string              `json:"secureScore,omitempty"`
 	BCDRSecurityLevel               string              `json:"bcdrSecurityLevel,omitempty"`
 	ReplicatedRegions               []string            `json:"replicatedRegions"`
+	// GuardRequests is of requests only: what a resource guard asks for.
+	GuardRequests []string `json:"resourceGuardOperationRequests,omitempty"`
 }
 
 // StorageSetting is the redundancy of one of the vault's stores. The key's lower-case s is Azure's.
@@ -101,7 +103,6 @@ func (v *Vault) Complete() {
 		soft.RetentionDays = &days
 	}
 	v.ReplicatedRegions = []string{}
-	v.IsVaultProtectedByResourceGuard = false
 	immutable := v.SecuritySettings.Immutability != nil && !strings.EqualFold(v.SecuritySettings.Immutability.State, "Disabled")
 	switch {
 	case strings.EqualFold(soft.State, "Off"):

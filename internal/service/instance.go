@@ -85,6 +85,7 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 			WithAction("Use letters, digits, dashes, dots, underscores and parentheses.")
 	}
 	groupGiven := snapshotGroup(in.Properties) != ""
+	in.Properties.GuardRequests = nil // the caller has them; they are no property of an instance
 	in.Properties.Complete()
 	if err := in.Properties.Validate("properties").Err(); err != nil {
 		return instance, op, false, err
@@ -116,6 +117,11 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		if !isNew && unchanged(&old, in) {
 			instance = old.InstanceResource
 			return nil
+		}
+		if !isNew && !old.Properties.PolicyID().Equal(in.Properties.PolicyID()) {
+			if err := s.approve(tx, by, vault.ID, backup.CriticalModifyPolicy, old.ID); err != nil {
+				return err
+			}
 		}
 		extension, err := s.checkInstance(tx, by, &vault, row.ID, in.Properties, "properties")
 		if err != nil {
@@ -388,11 +394,13 @@ func (s *Service) InstancesOf(ctx context.Context, cluster arm.ID) ([]InstanceRe
 var protectionMoves = map[string]struct {
 	operation, to string
 	from          []string
+	// critical is what a resource guard knows the action as, or empty.
+	critical string
 }{
-	"stopProtection":   {"StopProtection", backup.ProtectionStopped, []string{backup.ProtectionConfigured, backup.BackupsSuspended, backup.ProtectionError}},
-	"suspendBackups":   {"SuspendBackups", backup.BackupsSuspended, []string{backup.ProtectionConfigured}},
-	"resumeProtection": {"ResumeProtection", backup.ProtectionConfigured, []string{backup.ProtectionStopped, backup.BackupsSuspended}},
-	"resumeBackups":    {"ResumeBackups", backup.ProtectionConfigured, []string{backup.BackupsSuspended}},
+	"stopProtection":   {"StopProtection", backup.ProtectionStopped, []string{backup.ProtectionConfigured, backup.BackupsSuspended, backup.ProtectionError}, backup.CriticalStopProtection},
+	"suspendBackups":   {"SuspendBackups", backup.BackupsSuspended, []string{backup.ProtectionConfigured}, backup.CriticalSuspendBackups},
+	"resumeProtection": {"ResumeProtection", backup.ProtectionConfigured, []string{backup.ProtectionStopped, backup.BackupsSuspended}, ""},
+	"resumeBackups":    {"ResumeBackups", backup.ProtectionConfigured, []string{backup.BackupsSuspended}, ""},
 }
 
 // MoveProtection stops, suspends or resumes an instance's protection. Changed is false when it is there already.
@@ -409,6 +417,11 @@ func (s *Service) MoveProtection(ctx context.Context, by Ref, id arm.ID, action 
 		}
 		if !slices.Contains(move.from, state) {
 			return notAllowed(move.operation, &instance, state)
+		}
+		if move.critical != "" {
+			if err := s.approve(tx, by, instance.ID.Parent(), move.critical, instance.ID); err != nil {
+				return err
+			}
 		}
 		changed = true
 		instance.Properties.SetState(move.to, nil)
@@ -438,6 +451,9 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 			return notAllowed("Delete", &instance, state)
 		}
 		if err := idle(tx, &instance); err != nil {
+			return err
+		}
+		if err := s.approve(tx, by, instance.ID.Parent(), backup.CriticalDeleteInstance, instance.ID); err != nil {
 			return err
 		}
 		points, err := tx.RecoveryPoints(instance.GUID)

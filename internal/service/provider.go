@@ -34,7 +34,7 @@ var provided = []struct {
 }{
 	{"Microsoft.Authorization", "2022-04-01", []string{"roleAssignments", "roleDefinitions"}},
 	{"Microsoft.ContainerService", "2024-08-01", []string{"managedClusters", "locations/trustedAccessRoles"}},
-	{"Microsoft.DataProtection", "2024-04-01", []string{"backupVaults", "backupVaults/backupPolicies", "backupVaults/backupInstances", "locations/operationStatus"}},
+	{"Microsoft.DataProtection", "2024-04-01", []string{"backupVaults", "backupVaults/backupPolicies", "backupVaults/backupInstances", "backupVaults/backupResourceGuardProxies", "resourceGuards", "locations/operationStatus"}},
 	{"Microsoft.Features", "2021-07-01", []string{"features"}},
 	{"Microsoft.KubernetesConfiguration", "2023-05-01", []string{"extensions"}},
 	{"Microsoft.ResourceGraph", "2021-03-01", []string{"resources"}},

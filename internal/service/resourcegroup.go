@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/backup"
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
@@ -167,6 +168,11 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 		return err
 	}
 	for _, r := range doomed {
+		if strings.EqualFold(r.ID.Type(), backup.GuardType) {
+			if err := unguarding(tx, r.ID, id); err != nil {
+				return err
+			}
+		}
 		if strings.EqualFold(r.ID.Type(), TypeBackupInstance) && !r.ID.Equal(id) {
 			return arm.Conflict("ResourceGroupDeletionBlocked", "'%s' cannot be deleted, because the backup instance '%s' is in it. Delete the backup instance first.", id.Name(), r.ID)
 		}

@@ -29,6 +29,9 @@ func (s *Service) Restore(ctx context.Context, by Ref, id arm.ID, in *backup.Res
 		if err := s.Limits.within(tx, &w.instance, backup.OperationRestore); err != nil {
 			return err
 		}
+		if err := s.approve(tx, by, w.vault.ID, backup.CriticalRestore, w.instance.ID); err != nil {
+			return err
+		}
 		job := newJob(tx.Now(), w, backup.OperationRestore)
 		source, destination := in.SourceDataStoreType, string(in.ClusterID())
 		job.SourceDataStoreType = &source

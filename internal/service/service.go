@@ -52,6 +52,10 @@ type Ref struct {
 	ObjectID string
 	// Type is Application or ManagedIdentity.
 	Type string
+	// Second is the object ID of a second token that was sent along, or empty: its rights on a resource guard count as the caller's.
+	Second string
+	// GuardRequests are the IDs of a resource guard's requests that the caller names.
+	GuardRequests []string
 }
 
 // By is the reference of a caller.

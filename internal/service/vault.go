@@ -43,7 +43,7 @@ func (s *Service) PutVault(ctx context.Context, by Ref, id arm.ID, in *backup.In
 		state := backup.Provisioning
 		if exists {
 			state, id = backup.Updating, row.ID
-			if err := old.Properties.CheckChange(in.Properties); err != nil {
+			if err := s.checkVaultChange(tx, by, &old, in.Properties); err != nil {
 				return err
 			}
 		} else {
@@ -59,6 +59,19 @@ func (s *Service) PutVault(ctx context.Context, by Ref, id arm.ID, in *backup.In
 		return err
 	})
 	return vault, op, err
+}
+
+// checkVaultChange says why a vault cannot become what is asked for, or returns nil.
+func (s *Service) checkVaultChange(tx *store.Tx, by Ref, old *backup.VaultResource, next *backup.Vault) error {
+	if err := old.Properties.CheckChange(next); err != nil {
+		return err
+	}
+	for _, operation := range old.Properties.CriticalChanges(next) {
+		if err := s.approve(tx, by, old.ID, operation, old.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // saveVault checks location and identity, sees to the vault's secret and stores it as Succeeded.
@@ -79,6 +92,7 @@ func (s *Service) saveVault(tx *store.Tx, row *store.Resource, vault *backup.Vau
 		return err
 	}
 	vault.Properties.ProvisioningState = backup.Succeeded
+	vault.Properties.IsVaultProtectedByResourceGuard, vault.Properties.GuardRequests = old.Properties.IsVaultProtectedByResourceGuard, nil
 	vault.ETag = ""
 	if err := tx.Save(row, vault); err != nil {
 		return err
@@ -120,7 +134,16 @@ type VaultPatch struct {
 		FeatureSettings    *backup.FeatureSettings    `json:"featureSettings"`
 		MonitoringSettings *backup.MonitoringSettings `json:"monitoringSettings"`
 		SecuritySettings   *backup.SecuritySettings   `json:"securitySettings"`
+		GuardRequests      []string                   `json:"resourceGuardOperationRequests"`
 	} `json:"properties"`
+}
+
+// GuardRequests are the resource guard's requests that the patch names.
+func (p *VaultPatch) GuardRequests() []string {
+	if p.Properties == nil {
+		return nil
+	}
+	return p.Properties.GuardRequests
 }
 
 // PatchVault changes parts of a vault.
@@ -151,7 +174,7 @@ func (s *Service) PatchVault(ctx context.Context, by Ref, id arm.ID, patch *Vaul
 		if err := vault.Properties.Validate().Err(); err != nil {
 			return err
 		}
-		if err := old.Properties.CheckChange(&vault.Properties); err != nil {
+		if err := s.checkVaultChange(tx, by, &old, &vault.Properties); err != nil {
 			return err
 		}
 		return s.saveVault(tx, &row, &vault, old)

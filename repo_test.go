@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"internal/backup", "internal/auth", "internal/plan"}, // decisions: no I/O, no clock
 	{"internal/store", "internal/blobserver", "internal/kubetest", "internal/link/linktest", "config",
 		"internal/extension/storage", "internal/extension/inventory"}, // adapters: one technology each
-	{"internal/extension/snapshot", "internal/extension/apply", "internal/blob/blobtest"},
+	{"internal/extension/snapshot", "internal/extension/apply", "internal/blob/blobtest", "internal/store/storetest"},
 	{"internal/service", "internal/extension/controller", "internal/connector"}, // applications
 	{"internal/armserver", "internal/cli"},                                      // skins
 	{"internal/daemon"},                                                         // cairnd as one value, for its main and for tests
@@ -93,6 +93,7 @@ var forbidden = map[string][]string{
 	"database/sql":                   {"internal/store"},
 	"k8s.io/":                        {"api/v1alpha1", "config", "internal/plan", "internal/kubetest", "internal/extension/", "internal/connector", "internal/cli", "cmd/cairn-extension", "bench", "test/"},
 	"sigs.k8s.io/controller-runtime": {"internal/kubetest", "internal/extension/", "internal/connector", "cmd/cairn-extension", "bench", "test/"},
+	"github.com/jackc/pgx":           {"internal/store"},
 	"helm.sh/":                       {"internal/connector", "config"},
 }
 

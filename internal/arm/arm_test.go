@@ -293,10 +293,16 @@ type sqliteError int
 func (e sqliteError) Error() string { return "sqlite" }
 func (e sqliteError) Code() int     { return int(e) }
 
+// postgresError is an error with an SQLSTATE, as those of PostgreSQL's driver.
+type postgresError string
+
+func (e postgresError) Error() string    { return "postgres" }
+func (e postgresError) SQLState() string { return string(e) }
+
 func TestFullDisksAreKnown(t *testing.T) {
 	for err, want := range map[error]bool{
-		&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: true, syscall.EDQUOT: true, sqliteError(13): true,
-		&fs.PathError{Op: "write", Path: "x", Err: syscall.EIO}: false, sqliteError(5): false, errors.New("13"): false,
+		&fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}: true, syscall.EDQUOT: true, sqliteError(13): true, postgresError("53100"): true,
+		&fs.PathError{Op: "write", Path: "x", Err: syscall.EIO}: false, sqliteError(5): false, postgresError("53200"): false, errors.New("13"): false,
 	} {
 		if got := arm.IsFull(fmt.Errorf("commit: %w", err)); got != want {
 			t.Errorf("%v: %v", err, got)

@@ -190,17 +190,25 @@ func PreconditionFailed(id ID) *Error {
 		"The If-Match or If-None-Match condition of the request does not hold for '%s': it was changed meanwhile, or exists already.", id), RecommendedAction: []string{"Read it again and repeat the change."}}
 }
 
-// IsFull says whether an error, of a file or of SQLite, means that the disk has no space left.
+// IsFull says whether an error, of a file, of SQLite or of PostgreSQL, means that the disk has no space left.
 func IsFull(err error) bool {
-	const sqliteFull = 13
+	const sqliteFull, postgresFull = 13, "53100"
 	var sqlite interface{ Code() int }
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.As(err, &sqlite) && sqlite.Code() == sqliteFull
+	var postgres interface{ SQLState() string }
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		errors.As(err, &sqlite) && sqlite.Code() == sqliteFull || errors.As(err, &postgres) && postgres.SQLState() == postgresFull
 }
 
 // InsufficientStorage is the 507 for a full disk.
 func InsufficientStorage() *Error {
 	return &Error{Status: 507, Code: "InsufficientStorage", Message: "The disk of the service is full; nothing was changed.",
-		RecommendedAction: []string{"Free space in the service's data folder, then repeat the request."}}
+		RecommendedAction: []string{"Free space in the service's data folder, or on its database's server, then repeat the request."}}
+}
+
+// Unavailable is the 503 for a database that cannot be reached.
+func Unavailable() *Error {
+	return &Error{Status: 503, Code: "ServiceUnavailable", Message: "The service cannot reach its database at the moment.",
+		RecommendedAction: []string{"Repeat the request after a while; if it fails again, see the service's log and whether its database's server runs."}}
 }
 
 // Problems collects what is wrong with a document, so that its author learns everything at once. The zero value is

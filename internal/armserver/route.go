@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/service"
@@ -173,7 +174,7 @@ func split(escaped string) ([]string, bool) {
 			continue
 		}
 		plain, err := url.PathUnescape(s)
-		if err != nil || strings.ContainsAny(plain, "/\x00") {
+		if err != nil || strings.ContainsAny(plain, "/\x00") || !utf8.ValidString(plain) {
 			return nil, false
 		}
 		segments = append(segments, plain)

@@ -249,7 +249,7 @@ func (s *Server) route(r *Request) error {
 	path, ok := split(r.HTTP.URL.EscapedPath())
 	if !ok {
 		return arm.BadRequest("InvalidRequestUri", "The request's path '%s' is not well-formed.", r.HTTP.URL.Path).
-			WithAction("Check that no name in it has a slash.")
+			WithAction("Check that every name in it is UTF-8 and has no slash.")
 	}
 	method := r.HTTP.Method
 	if method == http.MethodHead {
@@ -348,12 +348,17 @@ func (s *Server) explain(r *Request, err error) *arm.Error {
 		return arm.Conflict("Conflict", "The resource '%s' was changed by another request at the same time.", r.ID).WithAction("Read it and repeat the request.")
 	case errors.Is(err, store.ErrPosition):
 		return badSkipToken()
+	case errors.Is(err, store.ErrText):
+		return arm.BadRequest("InvalidRequestContent", "The request has text that is not UTF-8, or has a NUL character.").WithAction("Send text without it.")
 	case r.HTTP.Context().Err() != nil:
 		return (&arm.Error{Status: 503, Code: "ServerTimeout", Message: "The request was cancelled before it was done."}).WithAction("Repeat it.")
 	}
 	s.service.Log.Error("request failed", "error", err.Error(), "path", r.HTTP.URL.Path, "correlation", r.CorrelationID)
-	if arm.IsFull(err) {
+	switch {
+	case arm.IsFull(err):
 		return arm.InsufficientStorage()
+	case errors.Is(err, store.ErrUnavailable):
+		return arm.Unavailable()
 	}
 	return errInternal(r)
 }

@@ -76,6 +76,10 @@ func asAPIError(err error) *apiError {
 	if api, ok := errors.AsType[*apiError](err); ok {
 		return api
 	}
+	if errors.Is(err, ErrUnavailable) {
+		return &apiError{status: http.StatusServiceUnavailable, code: "ServerBusy",
+			message: "Accounts and permissions cannot be looked up at the moment. Send the request again after a while.", header: http.Header{"Retry-After": {"5"}}, err: err}
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return &apiError{
 			status: http.StatusInsufficientStorage,

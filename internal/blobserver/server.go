@@ -24,6 +24,8 @@ var (
 	ErrInvalidToken = errors.New("bearer token is not valid")
 	// ErrForbidden says that the token's principal has no role that allows the action.
 	ErrForbidden = errors.New("principal may not do this")
+	// ErrUnavailable says that the account, or what the principal may do, cannot be looked up at the moment.
+	ErrUnavailable = errors.New("accounts and principals cannot be looked up")
 )
 
 // Account is a storage account as far as its Blob endpoint needs it.

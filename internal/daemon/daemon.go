@@ -194,6 +194,8 @@ func (d *Daemon) account(ctx context.Context, name string) (blobserver.Account, 
 	keys, err := d.Service.BlobKeys(ctx, name)
 	if errors.Is(err, service.ErrNoAccount) {
 		err = fmt.Errorf("%w: %w", blobserver.ErrAccountNotFound, err)
+	} else if errors.Is(err, store.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", blobserver.ErrUnavailable, err)
 	}
 	return blobserver.Account{Keys: keys}, err
 }
@@ -207,6 +209,8 @@ func (d *Daemon) authorize(ctx context.Context, token string, a blobserver.Acces
 		return fmt.Errorf("%w: %w", blobserver.ErrForbidden, err)
 	case errors.Is(err, service.ErrNoAccount):
 		return fmt.Errorf("%w: %w", blobserver.ErrAccountNotFound, err)
+	case errors.Is(err, store.ErrUnavailable):
+		return fmt.Errorf("%w: %w", blobserver.ErrUnavailable, err)
 	}
 	return err
 }

@@ -3,25 +3,21 @@ package store_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/store"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
 
 func TestRequestsOfAnInstanceTakeTurns(t *testing.T) {
+	storetest.Each(t, requestsOfAnInstanceTakeTurns)
+}
+
+func requestsOfAnInstanceTakeTurns(t *testing.T, database string) {
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), func() time.Time { return now })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db := storetest.Open(t, database, func() time.Time { return now })
 	put := func(r store.Request) error {
 		return db.Update(context.Background(), func(tx *store.Tx) error { return tx.PutRequest(r) })
 	}

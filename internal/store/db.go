@@ -5,13 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 	"time"
-
-	_ "modernc.org/sqlite" // the driver named "sqlite"
+	"unicode/utf8"
 )
 
 // Errors to branch on.
@@ -20,10 +17,16 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict is a row that was changed, made or removed by somebody else meanwhile.
 	ErrConflict = errors.New("conflict")
+	// ErrUnavailable is a database server that cannot be reached, or is too busy. Whether the transaction was committed is not known when its
+	// commit met it, and otherwise it was not.
+	ErrUnavailable = errors.New("the database cannot be reached")
+	// ErrText is text that cannot be stored: it is not UTF-8, or has a NUL.
+	ErrText = errors.New("text is not UTF-8, or has a NUL character")
 )
 
 // DB is the state. It is safe for concurrent use.
 type DB struct {
+	engine engine
 	writer *sql.DB
 	reader *sql.DB
 	now    func() time.Time
@@ -32,75 +35,98 @@ type DB struct {
 	changed chan struct{}
 }
 
-// Open opens the database file, makes it (mode 0600: it holds secrets) when it is absent, and brings its schema up to date.
-// Now is the clock for created and modified times.
-func Open(ctx context.Context, file string, now func() time.Time) (*DB, error) {
-	if err := private(file); err != nil {
-		return nil, fmt.Errorf("open state: %w", err)
-	}
-	writer, err := open(file, "immediate", 1)
+// engine is what SQLite and PostgreSQL do each in its own way.
+type engine interface {
+	// limit is how long a transaction may take.
+	limit(context.Context) (context.Context, context.CancelFunc)
+	// viewing and updating are how transactions begin.
+	viewing() *sql.TxOptions
+	updating() *sql.TxOptions
+	// begun makes a transaction that was begun the one writer, done prepares it for its commit.
+	begun(context.Context, *sql.Tx) error
+	done(context.Context, *sql.Tx) error
+	// schema is a migration as the engine needs it.
+	schema(string) string
+	// fault makes an error of the engine one to branch on.
+	fault(error) error
+	close()
+}
+
+// Open opens a database and brings its schema up to date. It is the path of a file for SQLite, which is made (mode 0600: it holds secrets)
+// when it is absent, or the URL of a database on a PostgreSQL server, postgres://USER@HOST:PORT/NAME, which several processes may use at
+// once. Now is the clock for created and modified times.
+func Open(ctx context.Context, database string, now func() time.Time) (*DB, error) {
+	db, name, err := connect(ctx, database, now)
 	if err != nil {
-		return nil, fmt.Errorf("open state %s: %w", file, err)
+		return nil, fmt.Errorf("open state %s: %w", name, err)
 	}
-	reader, err := open(file, "deferred", 4)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open state %s: %w", file, err), writer.Close())
-	}
-	db := &DB{writer: writer, reader: reader, now: now, changed: make(chan struct{})}
 	if err := db.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open state %s: %w", file, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open state %s: %w", name, err), db.Close())
 	}
 	return db, nil
 }
 
-// private makes the file before SQLite would make it readable for all; its WAL takes over the mode.
-func private(file string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
+// connect also gives the database's name as it may be shown: a URL can hold a password.
+func connect(ctx context.Context, database string, now func() time.Time) (*DB, string, error) {
+	if IsURL(database) {
+		db, err := openPostgreSQL(ctx, database, now)
+		return db, "on PostgreSQL", err
 	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	return f.Close()
+	db, err := openSQLite(database, now)
+	return db, database, err
 }
 
-func open(file, lock string, connections int) (*sql.DB, error) {
-	q := url.Values{"_txlock": {lock}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
-	}}
-	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath(), RawQuery: q.Encode()}).String())
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(connections)
-	return db, nil
-}
-
-// Close waits for what is under way and closes the file.
+// Close waits for what is under way and closes the database.
 func (db *DB) Close() error {
+	db.engine.close()
 	return errors.Join(db.reader.Close(), db.writer.Close())
 }
 
-// Update runs f in a transaction that is committed, durably, when f returns nil, and rolled back otherwise. f must not
-// call Update or View; it may be slow, but then everybody waits.
+// Update runs f in a transaction that is committed, durably, when f returns nil, and rolled back otherwise. It is the only one of all
+// processes that use the database. f must not call Update or View; it may be slow, but then everybody waits.
 func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
-	if err := db.run(ctx, db.writer, nil, f); err != nil {
-		return err
+	ctx, cancel := db.engine.limit(ctx)
+	defer cancel()
+	return db.update(ctx, f)
+}
+
+func (db *DB) update(ctx context.Context, f func(*Tx) error) error {
+	err := db.run(ctx, db.writer, db.engine.updating(), func(tx *Tx) error {
+		if err := db.engine.begun(ctx, tx.tx); err != nil {
+			return fmt.Errorf("wait for the turn to write: %w", err)
+		}
+		tx.now = db.now()
+		if err := f(tx); err != nil {
+			return err
+		}
+		if err := db.engine.done(ctx, tx.tx); err != nil {
+			return fmt.Errorf("tell of the change: %w", err)
+		}
+		return nil
+	})
+	if err == nil || errors.Is(err, ErrUnavailable) { // a commit that was not heard of may have been one
+		db.fire()
 	}
+	return err
+}
+
+// fire tells those who wait for Changed.
+func (db *DB) fire() {
 	db.mu.Lock()
+	defer db.mu.Unlock()
 	close(db.changed)
 	db.changed = make(chan struct{})
-	db.mu.Unlock()
-	return nil
 }
 
 // View runs f in a transaction that sees one instant and changes nothing.
 func (db *DB) View(ctx context.Context, f func(*Tx) error) error {
-	return db.run(ctx, db.reader, &sql.TxOptions{ReadOnly: true}, f)
+	ctx, cancel := db.engine.limit(ctx)
+	defer cancel()
+	return db.run(ctx, db.reader, db.engine.viewing(), f)
 }
 
-func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f func(*Tx) error) error {
+func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f func(*Tx) error) (err error) {
+	defer func() { err = db.engine.fault(err) }()
 	sqlTx, err := pool.BeginTx(ctx, options)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -123,7 +149,8 @@ func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f f
 	return nil
 }
 
-// Changed gives a channel that is closed by the next Update that commits. Take it before reading what to wait on:
+// Changed gives a channel that is closed by the next Update that commits, in this process or another, and sometimes without one.
+// Take it before reading what to wait on:
 //
 //	changed := db.Changed()
 //	… View …
@@ -149,6 +176,9 @@ func (tx *Tx) Context() context.Context { return tx.ctx }
 
 // exec runs a statement and tells how many rows it changed.
 func (tx *Tx) exec(query string, args ...any) (int64, error) {
+	if err := checkText(args); err != nil {
+		return 0, err
+	}
 	result, err := tx.tx.ExecContext(tx.ctx, query, args...)
 	if err != nil {
 		return 0, err
@@ -158,6 +188,9 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 
 // query runs a query; scan is called for each row.
 func (tx *Tx) query(scan func(*sql.Rows) error, query string, args ...any) (err error) {
+	if err := checkText(args); err != nil {
+		return err
+	}
 	rows, err := tx.tx.QueryContext(tx.ctx, query, args...)
 	if err != nil {
 		return err
@@ -173,11 +206,24 @@ func (tx *Tx) query(scan func(*sql.Rows) error, query string, args ...any) (err 
 
 // row runs a query for one row: ErrNotFound without one.
 func (tx *Tx) row(query string, args []any, into ...any) error {
+	if err := checkText(args); err != nil {
+		return err
+	}
 	err := tx.tx.QueryRowContext(tx.ctx, query, args...).Scan(into...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound
 	}
 	return err
+}
+
+// checkText refuses what PostgreSQL could not store, with SQLite too.
+func checkText(args []any) error {
+	for _, a := range args {
+		if text, ok := a.(string); ok && (!utf8.ValidString(text) || strings.IndexByte(text, 0) >= 0) {
+			return ErrText
+		}
+	}
+	return nil
 }
 
 // micros is how a time is stored: zero as zero.

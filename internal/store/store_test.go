@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,21 +16,8 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/store"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
-
-func open(t *testing.T) *store.DB {
-	t.Helper()
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
-}
 
 func update(t *testing.T, db *store.DB, f func(*store.Tx) error) {
 	t.Helper()
@@ -55,130 +41,135 @@ func put(t *testing.T, db *store.DB, ids ...arm.ID) {
 }
 
 func TestResourceIsFoundInAnySpellingAndKeepsItsCreators(t *testing.T) {
-	db := open(t)
-	put(t, db, group+"/providers/Microsoft.X/vaults/Vault")
-	update(t, db, func(tx *store.Tx) error {
-		r, err := tx.Get("/SUBSCRIPTIONS/s/resourcegroups/g/providers/microsoft.x/VAULTS/vault")
-		if err != nil {
-			return err
-		}
-		if want := group + "/providers/Microsoft.X/vaults/Vault"; r.ID != want {
-			t.Errorf("ID %s, want %s", r.ID, want)
-		}
-		return nil
+	storetest.EachOpen(t, time.Now, func(t *testing.T, db *store.DB) {
+		put(t, db, group+"/providers/Microsoft.X/vaults/Vault")
+		update(t, db, func(tx *store.Tx) error {
+			r, err := tx.Get("/SUBSCRIPTIONS/s/resourcegroups/g/providers/microsoft.x/VAULTS/vault")
+			if err != nil {
+				return err
+			}
+			if want := group + "/providers/Microsoft.X/vaults/Vault"; r.ID != want {
+				t.Errorf("ID %s, want %s", r.ID, want)
+			}
+			return nil
+		})
 	})
 }
 
 func TestPutRefusesAStaleETag(t *testing.T) {
-	db := open(t)
-	id := group + "/providers/Microsoft.X/vaults/v"
-	put(t, db, id)
-	update(t, db, func(tx *store.Tx) error {
-		first, err := tx.Get(id)
-		if err != nil {
-			return err
-		}
-		second := first
-		if err := tx.Save(&first, map[string]int{"n": 1}); err != nil {
-			return err
-		}
-		if first.ETag == second.ETag {
-			t.Error("the ETag did not change")
-		}
-		if err := tx.Save(&second, map[string]int{"n": 2}); !errors.Is(err, store.ErrConflict) {
-			t.Errorf("a stale ETag: %v, want ErrConflict", err)
-		}
-		if err := tx.Put(&store.Resource{ID: id, Body: []byte(`{}`)}); !errors.Is(err, store.ErrConflict) {
-			t.Errorf("a second new one: %v, want ErrConflict", err)
-		}
-		v, _, err := store.Load[map[string]int](tx, id)
-		if err != nil {
-			return err
-		}
-		if v["n"] != 1 {
-			t.Errorf("stored %v, want the first writer's", v)
-		}
-		if err := tx.Delete(id); err != nil {
-			return err
-		}
-		if err := tx.Delete(id); !errors.Is(err, store.ErrNotFound) {
-			t.Errorf("second delete: %v, want ErrNotFound", err)
-		}
-		return nil
+	storetest.EachOpen(t, time.Now, func(t *testing.T, db *store.DB) {
+		id := group + "/providers/Microsoft.X/vaults/v"
+		put(t, db, id)
+		update(t, db, func(tx *store.Tx) error {
+			first, err := tx.Get(id)
+			if err != nil {
+				return err
+			}
+			second := first
+			if err := tx.Save(&first, map[string]int{"n": 1}); err != nil {
+				return err
+			}
+			if first.ETag == second.ETag {
+				t.Error("the ETag did not change")
+			}
+			if err := tx.Save(&second, map[string]int{"n": 2}); !errors.Is(err, store.ErrConflict) {
+				t.Errorf("a stale ETag: %v, want ErrConflict", err)
+			}
+			if err := tx.Put(&store.Resource{ID: id, Body: []byte(`{}`)}); !errors.Is(err, store.ErrConflict) {
+				t.Errorf("a second new one: %v, want ErrConflict", err)
+			}
+			v, _, err := store.Load[map[string]int](tx, id)
+			if err != nil {
+				return err
+			}
+			if v["n"] != 1 {
+				t.Errorf("stored %v, want the first writer's", v)
+			}
+			if err := tx.Delete(id); err != nil {
+				return err
+			}
+			if err := tx.Delete(id); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("second delete: %v, want ErrNotFound", err)
+			}
+			return nil
+		})
 	})
 }
 
 func TestLists(t *testing.T) {
-	db := open(t)
-	vault := group + "/providers/Microsoft.X/vaults/v"
-	put(t, db, group, vault, vault+"/items/b", vault+"/items/a", vault+"-2", vault+"-2/items/c", group+"-2/providers/Microsoft.X/vaults/w",
-		vault+"/providers/Microsoft.Y/notes/n")
-	var got struct{ Children, All, Under, UnderAll []string }
-	update(t, db, func(tx *store.Tx) error {
-		for _, q := range []struct {
-			into *[]string
-			list func() ([]store.Resource, error)
-		}{
-			{&got.Children, func() ([]store.Resource, error) { return tx.Children(vault, "microsoft.x/vaults/ITEMS") }},
-			{&got.All, func() ([]store.Resource, error) { return tx.ByType("Microsoft.X/vaults") }},
-			{&got.Under, func() ([]store.Resource, error) { return tx.Under(group, "Microsoft.X/vaults") }},
-			{&got.UnderAll, func() ([]store.Resource, error) { return tx.Under(vault, "") }},
-		} {
-			found, err := q.list()
-			if err != nil {
-				return err
+	storetest.EachOpen(t, time.Now, func(t *testing.T, db *store.DB) {
+		vault := group + "/providers/Microsoft.X/vaults/v"
+		put(t, db, group, vault, vault+"/items/b", vault+"/items/a", vault+"-2", vault+"-2/items/c", group+"-2/providers/Microsoft.X/vaults/w",
+			vault+"/providers/Microsoft.Y/notes/n")
+		var got struct{ Children, All, Under, UnderAll []string }
+		update(t, db, func(tx *store.Tx) error {
+			for _, q := range []struct {
+				into *[]string
+				list func() ([]store.Resource, error)
+			}{
+				{&got.Children, func() ([]store.Resource, error) { return tx.Children(vault, "microsoft.x/vaults/ITEMS") }},
+				{&got.All, func() ([]store.Resource, error) { return tx.ByType("Microsoft.X/vaults") }},
+				{&got.Under, func() ([]store.Resource, error) { return tx.Under(group, "Microsoft.X/vaults") }},
+				{&got.UnderAll, func() ([]store.Resource, error) { return tx.Under(vault, "") }},
+			} {
+				found, err := q.list()
+				if err != nil {
+					return err
+				}
+				for _, r := range found {
+					*q.into = append(*q.into, r.ID.Name())
+				}
 			}
-			for _, r := range found {
-				*q.into = append(*q.into, r.ID.Name())
-			}
+			return nil
+		})
+		want := struct{ Children, All, Under, UnderAll []string }{
+			[]string{"a", "b"}, []string{"w", "v", "v-2"}, []string{"v", "v-2"}, []string{"a", "b", "n"},
 		}
-		return nil
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
 	})
-	want := struct{ Children, All, Under, UnderAll []string }{
-		[]string{"a", "b"}, []string{"w", "v", "v-2"}, []string{"v", "v-2"}, []string{"a", "b", "n"},
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
 }
 
 func TestFailedUpdateLeavesNoTrace(t *testing.T) {
-	db := open(t)
-	failure := errors.New("no")
-	err := db.Update(t.Context(), func(tx *store.Tx) error {
-		if err := tx.Put(&store.Resource{ID: group, Body: []byte(`{}`)}); err != nil {
-			return err
+	storetest.EachOpen(t, time.Now, func(t *testing.T, db *store.DB) {
+		failure := errors.New("no")
+		err := db.Update(t.Context(), func(tx *store.Tx) error {
+			if err := tx.Put(&store.Resource{ID: group, Body: []byte(`{}`)}); err != nil {
+				return err
+			}
+			return failure
+		})
+		if !errors.Is(err, failure) {
+			t.Fatal(err)
 		}
-		return failure
+		err = db.View(t.Context(), func(tx *store.Tx) error { _, err := tx.Get(group); return err })
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%v, want ErrNotFound", err)
+		}
 	})
-	if !errors.Is(err, failure) {
-		t.Fatal(err)
-	}
-	err = db.View(t.Context(), func(tx *store.Tx) error { _, err := tx.Get(group); return err })
-	if !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("%v, want ErrNotFound", err)
-	}
 }
 
 func TestChangedTellsOfACommit(t *testing.T) {
-	db := open(t)
-	changed := db.Changed()
-	select {
-	case <-changed:
-		t.Fatal("told of a change that was not")
-	default:
-	}
-	put(t, db, group)
-	<-changed
+	storetest.EachOpen(t, time.Now, func(t *testing.T, db *store.DB) {
+		changed := db.Changed()
+		select {
+		case <-changed:
+			t.Fatal("told of a change that was not")
+		default:
+		}
+		put(t, db, group)
+		<-changed
+	})
 }
 
 func TestSecretsRotate(t *testing.T) {
+	storetest.Each(t, secretsRotate)
+}
+
+func secretsRotate(t *testing.T, database string) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), func() time.Time { return now })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := storetest.Open(t, database, func() time.Time { return now })
 	update(t, db, func(tx *store.Tx) error {
 		if err := tx.PutPrincipal(store.Principal{ID: "p", Client: "c", Kind: "k", Name: "n", Owner: group.Key()}); err != nil {
 			return err
@@ -214,11 +205,11 @@ func TestSecretsRotate(t *testing.T) {
 
 // TestChild is no test of its own: it is the process that TestKilledWriterLosesNothing kills.
 func TestChild(t *testing.T) {
-	file := os.Getenv("CAIRN_TEST_STATE")
-	if file == "" {
+	database := os.Getenv("CAIRN_TEST_STATE")
+	if database == "" {
 		return
 	}
-	db, err := store.Open(context.Background(), file, time.Now)
+	db, err := store.Open(context.Background(), database, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,10 +228,11 @@ func TestChild(t *testing.T) {
 	}
 }
 
-func TestKilledWriterLosesNothing(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "state.db")
+func TestKilledWriterLosesNothing(t *testing.T) { storetest.Each(t, killedWriterLosesNothing) }
+
+func killedWriterLosesNothing(t *testing.T, database string) {
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$", "-test.v")
-	child.Env = append(os.Environ(), "CAIRN_TEST_STATE="+file)
+	child.Env = append(os.Environ(), "CAIRN_TEST_STATE="+database)
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -268,11 +260,7 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 	if acknowledged < 50 {
 		t.Fatalf("the child acknowledged %d writes only", acknowledged)
 	}
-	db, err := store.Open(t.Context(), file, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := storetest.Open(t, database, time.Now)
 	var vaults, items int
 	if err := db.View(t.Context(), func(tx *store.Tx) error {
 		v, err := tx.ByType("Microsoft.X/vaults")

@@ -35,6 +35,9 @@ func (c *Cache) Bin() string { return filepath.Join(c.Dir, "bin") }
 // Debian is the root below which Debian's packages are unpacked.
 func (c *Cache) Debian() string { return filepath.Join(c.Dir, "debian") }
 
+// PostgreSQL is the root below which Debian's PostgreSQL is unpacked.
+func (c *Cache) PostgreSQL() string { return filepath.Join(c.Dir, "postgresql") }
+
 // CRDs is the folder of the snapshot CRDs.
 func (c *Cache) CRDs() string { return filepath.Join(c.Dir, "crds") }
 
@@ -84,6 +87,14 @@ func (c *Cache) All(ctx context.Context) error {
 	}
 	if err := c.unpackRuntime(ctx); err != nil {
 		return err
+	}
+	// Tests of other modules start it too, so that it must be there whether or not its image has been packed.
+	if found, err := filepath.Glob(filepath.Join(c.PostgreSQL(), "usr/lib/postgresql/*/bin/postgres")); err != nil {
+		return err
+	} else if len(found) == 0 {
+		if _, err := c.unpackPostgres(ctx); err != nil {
+			return err
+		}
 	}
 	return c.AllImages(ctx)
 }

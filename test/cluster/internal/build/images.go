@@ -107,16 +107,11 @@ func (c *Cache) userland(ctx context.Context, users string) (*image.Layer, error
 
 // postgres packs the files of Debian's packages with the libraries they are linked with, and no more.
 func (c *Cache) postgres(ctx context.Context) error {
-	version, err := postgresVersion(ctx)
+	version, err := c.unpackPostgres(ctx)
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(c.Dir, "postgresql")
-	programs := "/usr/lib/postgresql/" + version
-	packages := []string{"postgresql-" + version, "postgresql-client-" + version, "libpq5", "tzdata"}
-	if err := c.unpack(ctx, root, packages, programs+"/bin/postgres", programs+"/bin/psql"); err != nil {
-		return err
-	}
+	root, programs := c.PostgreSQL(), "/usr/lib/postgresql/"+version
 	l, err := c.userland(ctx, fmt.Sprintf("postgres:x:%d:%[1]d:postgres:/var/lib/postgresql:/bin/sh\n", postgresUser))
 	if err != nil {
 		return err
@@ -150,6 +145,17 @@ func (c *Cache) postgres(ctx context.Context) error {
 			"PGDATA=/var/lib/postgresql/data/pgdata", "PGUSER=postgres",
 		},
 	})
+}
+
+// unpackPostgres unpacks the server and its client programs, and tells their version.
+func (c *Cache) unpackPostgres(ctx context.Context) (string, error) {
+	version, err := postgresVersion(ctx)
+	if err != nil {
+		return "", err
+	}
+	bin := "/usr/lib/postgresql/" + version + "/bin"
+	packages := []string{"postgresql-" + version, "postgresql-client-" + version, "libpq5", "tzdata"}
+	return version, c.unpack(ctx, c.PostgreSQL(), packages, bin+"/postgres", bin+"/psql", bin+"/initdb", bin+"/pg_ctl")
 }
 
 var postgresCandidate = regexp.MustCompile(`Inst postgresql (?:\[\S+\] )?\((\d+)\+`)

@@ -6,4 +6,6 @@
 // It works in two passes over the bundle. The first one calls [Facts.Learn] with the few kinds that other objects' fate hangs on (see
 // [Facts.Wanted]); the second one calls [Plan.Decide] with every object. What exists in the target is not decided here but by the
 // API server's answer when the object is created: anything else would be a race.
+//
+// Which volumes a backup takes is decided here too ([Claim], [PodVolumeOf]), since who backs up and who tells what is protected must agree.
 package plan

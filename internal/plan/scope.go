@@ -9,9 +9,12 @@ import (
 // systemNamespaces are never restored: the cluster makes and keeps what is in them.
 var systemNamespaces = []string{"kube-system", "kube-public", "kube-node-lease", v1alpha1.Namespace}
 
+// IsSystemNamespace reports whether a namespace is one that is never backed up nor restored.
+func IsSystemNamespace(namespace string) bool { return slices.Contains(systemNamespaces, namespace) }
+
 // SelectsNamespace reports whether a filter takes the objects of a namespace.
 func SelectsNamespace(f v1alpha1.Filter, namespace string) bool {
-	if slices.Contains(systemNamespaces, namespace) || slices.Contains(f.ExcludedNamespaces, namespace) {
+	if IsSystemNamespace(namespace) || slices.Contains(f.ExcludedNamespaces, namespace) {
 		return false
 	}
 	return len(f.IncludedNamespaces) == 0 || slices.Contains(f.IncludedNamespaces, namespace)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cairn-backup/cairn/internal/bundle"
+	"github.com/cairn-backup/cairn/internal/plan"
 )
 
 // OwnSnapshotPrefix begins the names of the VolumeSnapshots that the extension makes.
@@ -14,16 +15,7 @@ const OwnSnapshotPrefix = "cairn-"
 func isOwnSnapshotName(name string) bool { return strings.HasPrefix(name, OwnSnapshotPrefix) }
 
 // CodeVolumeTypeNotSupported is the code for a volume that no snapshot can be taken of.
-const CodeVolumeTypeNotSupported = "VolumeTypeNotSupported"
-
-// volumeData says of a pod volume's type whether data is left out with it. A type that is not listed holds data that is lost to the backup.
-var volumeData = map[string]bundle.Result{
-	// These hold no data of their own, or are taken as claims.
-	"persistentVolumeClaim": bundle.Saved, "ephemeral": bundle.Saved, "configMap": bundle.Saved, "secret": bundle.Saved,
-	"downwardAPI": bundle.Saved, "projected": bundle.Saved, "image": bundle.Saved,
-	// These end with the pod by design.
-	"emptyDir": bundle.Info, "gitRepo": bundle.Info, "csi": bundle.Info,
-}
+const CodeVolumeTypeNotSupported = plan.VolumeTypeNotSupported
 
 // podVolumes reports the volumes of pods that are not claims. The pods of one owner are reported once, since they are alike.
 type podVolumes struct {
@@ -55,9 +47,12 @@ func (p *podVolumes) add(h head, item []byte) error {
 	for _, volume := range pod.Spec.Volumes {
 		name := text(volume["name"])
 		for source := range volume {
-			result, listed := volumeData[source]
-			if !listed {
-				result = bundle.Skipped
+			result := bundle.Skipped
+			switch plan.PodVolumeOf(source) {
+			case plan.PodVolumeTaken:
+				result = bundle.Saved
+			case plan.PodVolumeEphemeral:
+				result = bundle.Info
 			}
 			key := h.namespace + "/" + owner + "/" + name
 			if source == "name" || result == bundle.Saved || p.known[key] {

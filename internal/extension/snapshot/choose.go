@@ -18,6 +18,7 @@ import (
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/bundle"
 	"github.com/cairn-backup/cairn/internal/extension/inventory"
+	"github.com/cairn-backup/cairn/internal/plan"
 )
 
 // The labels of the snapshot objects that a backup makes.
@@ -28,10 +29,10 @@ const (
 
 // The codes of volumes that are left out or degraded. Those with UserError or PV in them, and CSISnapshottingTimedOut, are Azure's.
 const (
-	CodeClaimNotBound  = "UserErrorPVCNotBoundToVolume"
-	CodeVolumeNotFound = "UserErrorPVNotFound"
-	CodeClassNotFound  = "VolumeSnapshotClassNotFound"
-	CodeNotRequested   = "VolumeSnapshotNotRequested"
+	CodeClaimNotBound  = plan.ClaimNotBound
+	CodeVolumeNotFound = plan.VolumeNotFound
+	CodeClassNotFound  = plan.SnapshotClassNotFound
+	CodeNotRequested   = plan.SnapshotNotRequested
 	CodeTimedOut       = "CSISnapshottingTimedOut"
 	CodeLimitReached   = "UserErrorPVSnapshotLimitReached"
 	CodeDisallowed     = "UserErrorPVSnapshotDisallowedByPolicy"
@@ -61,28 +62,16 @@ func Choose(recoveryPointID string, attempt int32, claims []corev1.PersistentVol
 	var targets []Target
 	var report []bundle.Outcome
 	for _, claim := range claims {
-		skip := func(code, message, action string) {
+		volume, found := volumes[claim.Spec.VolumeName]
+		known := plan.Claim{Volume: claim.Spec.VolumeName, Bound: claim.Status.Phase == corev1.ClaimBound, Found: found}
+		var class snapshotv1.VolumeSnapshotClass
+		if volume.Spec.CSI != nil {
+			known.Driver = volume.Spec.CSI.Driver
+			class, known.HasClass = ClassOf(known.Driver, classes)
+		}
+		if code, message, action := known.Untaken(); code != "" {
 			report = append(report, bundle.Outcome{Resource: "persistentvolumeclaims/" + claim.Namespace + "/" + claim.Name, Result: bundle.Skipped,
 				Code: code, Message: message, Action: action})
-		}
-		name := claim.Spec.VolumeName
-		volume, found := volumes[name]
-		switch {
-		case name == "" || claim.Status.Phase != corev1.ClaimBound:
-			skip(CodeClaimNotBound, "the claim is not bound to a volume, so there is no data to take", "Bind the claim, or delete it if it is not needed.")
-			continue
-		case !found:
-			skip(CodeVolumeNotFound, "the claim is bound to the volume "+name+", which does not exist", "Restore the volume or delete the claim.")
-			continue
-		case volume.Spec.CSI == nil:
-			skip(inventory.CodeVolumeTypeNotSupported, "the volume "+name+" is not of a CSI driver; only the claim itself is taken",
-				"Move the data to a volume of a CSI driver that can take snapshots.")
-			continue
-		}
-		class, found := ClassOf(volume.Spec.CSI.Driver, classes)
-		if !found {
-			skip(CodeClassNotFound, "no VolumeSnapshotClass is for the driver "+volume.Spec.CSI.Driver+"; only the claim itself is taken",
-				"Create a VolumeSnapshotClass for the driver.")
 			continue
 		}
 		targets = append(targets, target(recoveryPointID, attempt, claim, volume, class.Name))

@@ -21,10 +21,11 @@ import (
 
 // The exit codes, az's.
 const (
-	exitOK       = 0
-	exitFailed   = 1
-	exitUsage    = 2
-	exitNotFound = 3
+	exitOK         = 0
+	exitFailed     = 1
+	exitUsage      = 2
+	exitNotFound   = 3
+	exitNotCovered = 3 // ours
 )
 
 // Program is one call of the program.
@@ -39,7 +40,7 @@ type Program struct {
 }
 
 // Run does what the arguments say and answers the exit code: 0, 1 for a failure, 2 for a command line that makes no
-// sense, 3 when a resource was not found.
+// sense, 3 when a resource was not found, or when not everything is protected that was asked for.
 func (p Program) Run(ctx context.Context) int {
 	p.Name = filepath.Base(p.Name)
 	err := p.run(ctx)
@@ -52,6 +53,8 @@ func (p Program) Run(ctx context.Context) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(p.Stderr, "ERROR: %s\n", usage.text)
 		return exitUsage
+	case errors.Is(err, errNotCovered):
+		return exitNotCovered // the answer has said it all
 	case errors.As(err, &failed):
 		prefix := strings.TrimSuffix(err.Error(), failed.Error())
 		fmt.Fprintf(p.Stderr, "ERROR: %s%s\n", prefix, failed.Text())
@@ -169,6 +172,9 @@ func distance(a, b string) int {
 // execute runs a command whose options are complete, and prints its answer.
 func (p Program) execute(ctx context.Context, cmd *Command, got values) error {
 	out := &printer{format: "json", color: isTerminal(p.Stdout)}
+	if cmd.Table {
+		out.format = "table"
+	}
 	if f := got["output"]; f != nil {
 		out.format = f[0]
 	}

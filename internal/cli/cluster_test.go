@@ -11,10 +11,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/config"
@@ -24,19 +26,10 @@ import (
 	"github.com/cairn-backup/cairn/internal/link"
 )
 
-// TestCluster runs testdata/cluster with a real API server, reached by $KUBECONFIG, and a cairnd. The API server has no nodes:
+// TestCluster runs each script of testdata/cluster with a real API server, reached by $KUBECONFIG, and a cairnd. The API server has no nodes:
 // the command `node` begins to play one, on which every connector runs whose image is named "good"; of any other it says
-// that it cannot be pulled.
+// that it cannot be pulled. `apply FILE` makes objects, with their status.
 func TestCluster(t *testing.T) {
-	cluster, err := kubetest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/cluster",
 		Setup: func(e *testscript.Env) error {
@@ -45,6 +38,16 @@ func TestCluster(t *testing.T) {
 			for k, v := range w.Env {
 				e.Setenv(k, v)
 			}
+			cluster, err := kubetest.Start()
+			if err != nil {
+				return err
+			}
+			e.Defer(func() {
+				if err := cluster.Stop(); err != nil {
+					t.Error(err)
+				}
+			})
+			e.Values["cluster"] = cluster.Client
 			kubeconfig := e.WorkDir + "/kubeconfig"
 			e.Setenv("KUBECONFIG", kubeconfig)
 			return writeKubeconfig(kubeconfig, cluster.Config)
@@ -52,13 +55,14 @@ func TestCluster(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"output": output,
 			"versions": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Setenv(args[0], versions(ts, cluster.Client))
+				ts.Setenv(args[0], versions(ts, ts.Value("cluster").(client.WithWatch)))
 			},
+			"apply": apply,
 			"node": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ctx, cancel := context.WithCancel(context.Background())
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					if err := playNode(ctx, cluster.Client, &wg); err != nil && ctx.Err() == nil {
+					if err := playNode(ctx, ts.Value("cluster").(client.WithWatch), &wg); err != nil && ctx.Err() == nil {
 						t.Errorf("node: %v", err)
 					}
 				})
@@ -66,6 +70,24 @@ func TestCluster(t *testing.T) {
 			},
 		},
 	})
+}
+
+// apply makes the objects of a file of YAML documents, and then gives them their status.
+func apply(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: apply FILE")
+	}
+	c := ts.Value("cluster").(client.WithWatch)
+	for _, doc := range strings.Split(ts.ReadFile(args[0]), "\n---\n") {
+		o := &unstructured.Unstructured{}
+		ts.Check(yaml.Unmarshal([]byte(doc), &o.Object))
+		status := o.Object["status"]
+		ts.Check(c.Create(context.Background(), o))
+		if status != nil {
+			o.Object["status"] = status
+			ts.Check(c.Status().Update(context.Background(), o))
+		}
+	}
 }
 
 func writeKubeconfig(file string, c *rest.Config) error {

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	jobPath    = vaultPath + "/backupJobs/{job-id}"
-	jobColumns = "[].{Name:name, Operation:properties.operation, Status:properties.status, DataSource:properties.dataSourceName, StartTime:properties.startTime, Duration:properties.duration}"
+	jobPath     = vaultPath + "/backupJobs/{job-id}"
+	jobInterval = 2 * time.Second
+	jobColumns  = "[].{Name:name, Operation:properties.operation, Status:properties.status, DataSource:properties.dataSourceName, StartTime:properties.startTime, Duration:properties.duration}"
 )
 
 var jobArg = Arg{Names: "--job-id --name -n", Required: true, Help: "The job's ID: its GUID, or the resource ID that backup and restore answer."}
@@ -56,7 +57,7 @@ func jobWait(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	interval, err := in.seconds("interval", 2)
+	interval, err := in.seconds("interval", int(jobInterval/time.Second))
 	if err != nil {
 		return nil, err
 	}
@@ -64,14 +65,15 @@ func jobWait(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	api, err := in.session.client()
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("job %s has not ended after %s", lastSegment(id), timeout))
 	defer cancel()
+	return in.followJob(ctx, id, interval)
+}
+
+// followJob waits until a job has ended and shows what it does; the error is the job's when it has ended badly.
+func (in *Input) followJob(ctx context.Context, id string, interval time.Duration) (any, error) {
 	for {
-		job, err := api.Get(ctx, id, backupVersion)
+		job, err := in.get(ctx, id, backupVersion)
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +84,7 @@ func jobWait(ctx context.Context, in *Input) (any, error) {
 		in.showJob(job)
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("job %s has not ended after %s: %w", lastSegment(id), timeout, ctx.Err())
+			return nil, context.Cause(ctx)
 		case <-time.After(interval):
 		}
 	}

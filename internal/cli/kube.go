@@ -31,29 +31,42 @@ var (
 	eventsResource      = schema.GroupVersionResource{Version: "v1", Resource: "events"}
 	secretsResource     = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 	deploymentsResource = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+	namespacesResource  = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+	claimsResource      = schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}
+	volumesResource     = schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumes"}
+
+	snapshotClassesResource = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshotclasses"}
 )
 
 // kube is the cluster that is joined, reached with the user's own rights. It knows the kinds that it applies by their
 // names: discovery would cost every start of the program the registration of all of Kubernetes' types.
 type kube struct{ objects dynamic.Interface }
 
-// openKube reads the kubeconfig and tries the cluster.
-func openKube(ctx context.Context, file, contextName string) (*kube, error) {
+// newKube reads the kubeconfig; host is where the cluster's API is.
+func newKube(file, contextName string) (k *kube, host string, err error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = file
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: contextName})
 	cfg, err := loader.ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("kubeconfig: %w", err)
+		return nil, "", fmt.Errorf("kubeconfig: %w", err)
 	}
 	cfg.Timeout = kubeTimeout
 	objects, err := dynamic.NewForConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("kubeconfig: %w", err)
+		return nil, "", fmt.Errorf("kubeconfig: %w", err)
 	}
-	k := &kube{objects: objects}
+	return &kube{objects: objects}, cfg.Host, nil
+}
+
+// openKube reads the kubeconfig and tries the cluster.
+func openKube(ctx context.Context, file, contextName string) (*kube, error) {
+	k, host, err := newKube(file, contextName)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := k.secret(ctx, config.ConnectorName, config.CredentialKey); err != nil {
-		return nil, fmt.Errorf("reach the cluster at %s: %w", cfg.Host, err)
+		return nil, fmt.Errorf("reach the cluster at %s: %w", host, err)
 	}
 	return k, nil
 }

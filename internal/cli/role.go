@@ -110,23 +110,30 @@ func (in *Input) assign(ctx context.Context, scope, role, principal, kind string
 		APIVersion: authorizationVersion, Body: map[string]any{"properties": properties}, NoWait: true})
 	var refused *client.Error
 	if errors.As(err, &refused) && refused.Code == "RoleAssignmentExists" {
-		return in.existing(ctx, scope, roleID, principal, err)
+		there, listErr := in.granted(ctx, scope, roleID, principal)
+		if there != nil || listErr != nil {
+			return flatten(there), listErr
+		}
 	}
 	return flatten(made), err
 }
 
-func (in *Input) existing(ctx context.Context, scope, roleID, principal string, cause error) (any, error) {
+// granted is the assignment that gives the principal the role at the scope, or above it when there is none at the scope itself; nil when it has none.
+func (in *Input) granted(ctx context.Context, scope, roleID, principal string) (any, error) {
 	all, err := in.list(ctx, scope+assignmentsPath, authorizationVersion, url.Values{"$filter": {"atScope()"}})
 	if err != nil {
 		return nil, err
 	}
+	var found any
 	for _, a := range all {
-		if strings.EqualFold(text(a, "properties", "principalId"), principal) && strings.EqualFold(lastSegment(text(a, "properties", "roleDefinitionId")), lastSegment(roleID)) &&
-			strings.EqualFold(text(a, "properties", "scope"), scope) {
-			return flatten(a), nil
+		if !strings.EqualFold(text(a, "properties", "principalId"), principal) || !strings.EqualFold(lastSegment(text(a, "properties", "roleDefinitionId")), lastSegment(roleID)) {
+			continue
+		}
+		if found == nil || strings.EqualFold(text(a, "properties", "scope"), scope) {
+			found = a
 		}
 	}
-	return nil, cause
+	return found, nil
 }
 
 // assignments are those that the options select, flattened, with the roles' names.

@@ -21,7 +21,7 @@ import (
 
 // TestService runs the scripts against a cairnd of their own. The command `cluster GROUP NAME` makes a cluster and plays its
 // connector: the extension is ready at once, and every request succeeds, except that a restore fails when its cluster's
-// name begins with "bad".
+// name begins with "bad", and a backup leaves out the claim shop/stale when it begins with "warned".
 func TestService(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/service",
@@ -59,23 +59,33 @@ func joinCluster(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: cluster GROUP NAME")
 	}
-	w := ts.Value("world").(*daemontest.World)
-	group := w.Subscription + "/resourceGroups/" + args[0]
+	_, leave, err := join(ts.Value("world").(*daemontest.World), args[0], args[1], ts.Logf)
+	ts.Check(err)
+	ts.Defer(leave)
+}
+
+// join makes a cluster and plays its connector until leave is called.
+func join(w *daemontest.World, groupName, name string, logf func(string, ...any)) (id string, leave func(), err error) {
+	group := w.Subscription + "/resourceGroups/" + groupName
 	w.Do("PUT", group, `{"location":"eastus"}`).Want(200, 201)
-	id := group + "/providers/Microsoft.ContainerService/managedClusters/" + args[1]
+	id = group + "/providers/Microsoft.ContainerService/managedClusters/" + name
 	w.Do("PUT", id, `{"location":"eastus"}`).Want(200, 201)
 	raw, err := json.Marshal(w.Do("POST", id+"/connect", nil).Want(200).JSON)
-	ts.Check(err)
+	if err != nil {
+		return "", nil, err
+	}
 	var credential link.Credential
-	ts.Check(json.Unmarshal(raw, &credential))
+	if err := json.Unmarshal(raw, &credential); err != nil {
+		return "", nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := playConnector(ctx, credential); err != nil && !errors.Is(err, context.Canceled) {
-			ts.Logf("connector: %v", err)
+			logf("connector: %v", err)
 		}
 	})
-	ts.Defer(func() { cancel(); wg.Wait() })
+	return id, func() { cancel(); wg.Wait() }, nil
 }
 
 func playConnector(ctx context.Context, credential link.Credential) error {
@@ -98,8 +108,12 @@ func playConnector(ctx context.Context, credential link.Credential) error {
 			report.Extension = &link.ExtensionState{Name: d.Extension.Name, Generation: d.Extension.Generation, State: link.ExtensionReady, Version: "0.1.0"}
 		}
 		for _, r := range d.Requests {
-			bad := r.Kind == "Restore" && strings.Contains(d.ClusterID, "/bad")
-			status, err := json.Marshal(requestStatus(bad))
+			s := requestStatus(r.Kind == "Restore" && strings.Contains(d.ClusterID, "/bad"))
+			if r.Kind == "Backup" && strings.Contains(d.ClusterID, "/warned") {
+				s.Phase = v1alpha1.PhaseCompletedWithWarnings
+				s.Warnings = []v1alpha1.Issue{{Code: "VolumeSnapshotFailed", Resource: "persistentvolumeclaims/shop/stale", Message: "the driver said no", Action: "Ask it why."}}
+			}
+			status, err := json.Marshal(s)
 			if err != nil {
 				return err
 			}

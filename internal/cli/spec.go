@@ -49,6 +49,8 @@ type Command struct {
 	Run  func(ctx context.Context, in *Input) (any, error)
 	// Columns is the JMESPath expression behind `--output table` when there is no --query. Empty means every scalar field.
 	Columns string
+	// Table makes a table the default output, for commands that people read.
+	Table bool
 	// Lenient accepts options that are not known, for commands that do nothing with them.
 	Lenient bool
 	// Verbatim keeps the answer as it is, without the resource group that az adds to resources.

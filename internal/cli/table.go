@@ -20,6 +20,7 @@ var groupHelps = map[string]string{
 	"dataprotection backup-instance restore": "Restore a recovery point.",
 	"dataprotection backup-policy":           "When to back up and how long to keep.",
 	"dataprotection backup-vault":            "Vaults: policies, backup instances, recovery points and jobs.",
+	"dataprotection enable-backup":           "Protect a cluster with one command.",
 	"dataprotection job":                     "Backups and restores that run or have run.",
 	"dataprotection recovery-point":          "What can be restored.",
 	"extension":                              "Extensions of az; all that are needed are built in.",
@@ -44,7 +45,7 @@ var commands = sync.OnceValue(func() map[string]*Command {
 		accountCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
 		extensionCommands("aks extension"), extensionCommands("k8s-extension"), trustedAccessCommands,
 		roleCommands, vaultCommands, policyCommands, instanceCommands, restoreCommands, jobCommands,
-		restCommands, clusterCommands,
+		restCommands, clusterCommands, coverageCommands, enableCommands,
 	} {
 		for i := range group {
 			table[group[i].Path] = &group[i]

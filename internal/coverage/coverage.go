@@ -294,7 +294,7 @@ func (d decider) stateReason(i *Instance, created time.Time) Reason {
 	switch {
 	case i.LastPoint.IsZero():
 		return Reason{NoRecoveryPoint, "there is no recovery point yet", "Wait for the first backup, or make one now."}
-	case created.After(i.LastPoint):
+	case !created.Before(i.LastPoint.Truncate(time.Second)): // Kubernetes tells the second only
 		return Reason{NoRecoveryPoint, "it is newer than the newest recovery point, of " + date(i.LastPoint), "Wait for the next backup, or make one now."}
 	case i.Interval > 0 && d.now.Sub(i.LastPoint) > 2*i.Interval:
 		return Reason{RecoveryPointTooOld, fmt.Sprintf("the newest recovery point is of %s, more than two intervals of %s ago", date(i.LastPoint), i.Interval),

@@ -54,6 +54,8 @@ func TestReasons(t *testing.T) {
 		"older than that":        {set(func(i *coverage.Instance) { i.LastPoint = ago(48.1) }), nil, coverage.RecoveryPointTooOld, coverage.RecoveryPointTooOld},
 		"old without a schedule": {set(func(i *coverage.Instance) { i.LastPoint, i.Interval = ago(90), 0 }), nil, ok, ok},
 		"newer claim":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Created = ago(1) }, ok, coverage.NoRecoveryPoint},
+		"of the same second": {set(func(i *coverage.Instance) { i.LastPoint = ago(1).Add(time.Second / 2) }), func(c *coverage.Claim) { c.Created = ago(1) },
+			ok, coverage.NoRecoveryPoint},
 		"not bound":              {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Bound = false }, ok, plan.ClaimNotBound},
 		"volume gone":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Found = false }, ok, plan.VolumeNotFound},
 		"not of a CSI driver":    {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Driver = "" }, ok, plan.VolumeTypeNotSupported},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -166,14 +167,13 @@ func interval(policy any) (time.Duration, error) {
 // leftOut is what the newest backup of an instance that made a recovery point left out of it, by claim.
 func (in *Input) leftOut(ctx context.Context, instance string) (map[string]coverage.Reason, error) {
 	vault := instance[:strings.LastIndex(strings.ToLower(instance), "/backupinstances/")]
-	jobs, err := in.list(ctx, vault+"/backupJobs", backupVersion, nil)
+	jobs, err := in.list(ctx, vault+"/backupJobs", backupVersion, url.Values{"$filter": {"backupInstanceId eq '" + instance + "' and operation eq 'Backup'"}})
 	if err != nil {
 		return nil, err
 	}
 	var newest any
 	for _, job := range jobs {
-		done := strings.HasPrefix(text(job, "properties", "status"), "Completed") && text(job, "properties", "operationCategory") == "Backup"
-		if done && strings.EqualFold(text(job, "properties", "backupInstanceId"), instance) && text(job, "properties", "startTime") > text(newest, "properties", "startTime") {
+		if done := strings.HasPrefix(text(job, "properties", "status"), "Completed"); done && text(job, "properties", "startTime") > text(newest, "properties", "startTime") {
 			newest = job
 		}
 	}

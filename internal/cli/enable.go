@@ -594,12 +594,12 @@ func (e *enabling) startBackup(ctx context.Context, instance string) (job string
 
 // runningBackup is the job of a backup that an earlier run has started, or the schedule.
 func (e *enabling) runningBackup(ctx context.Context, instance string) (job string, err error) {
-	jobs, err := e.in.list(ctx, text(e.vault, "id")+"/backupJobs", backupVersion, nil)
+	jobs, err := e.in.list(ctx, text(e.vault, "id")+"/backupJobs", backupVersion, url.Values{"$filter": {"backupInstanceId eq '" + instance + "' and operation eq 'Backup'"}})
 	if err != nil {
 		return "", err
 	}
 	for _, j := range jobs {
-		if strings.EqualFold(text(j, "properties", "backupInstanceId"), instance) && text(j, "properties", "operationCategory") == "Backup" && !ended(j) {
+		if !ended(j) {
 			return text(j, "id"), nil
 		}
 	}

@@ -56,11 +56,11 @@ func TestReasons(t *testing.T) {
 		"newer claim":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Created = ago(1) }, ok, coverage.NoRecoveryPoint},
 		"of the same second": {set(func(i *coverage.Instance) { i.LastPoint = ago(1).Add(time.Second / 2) }), func(c *coverage.Claim) { c.Created = ago(1) },
 			ok, coverage.NoRecoveryPoint},
-		"not bound":              {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Bound = false }, ok, plan.ClaimNotBound},
-		"volume gone":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Found = false }, ok, plan.VolumeNotFound},
-		"not of a CSI driver":    {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Driver = "" }, ok, plan.VolumeTypeNotSupported},
-		"no class":               {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.HasClass = false }, ok, plan.SnapshotClassNotFound},
-		"by label":               {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Excluded = true }, ok, coverage.ExcludedByLabel},
+		"not bound":           {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Bound = false }, ok, plan.ClaimNotBound},
+		"volume gone":         {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Found = false }, ok, plan.VolumeNotFound},
+		"not of a CSI driver": {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.Driver = "" }, ok, plan.VolumeTypeNotSupported},
+		"no class":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Volume.HasClass = false }, ok, plan.SnapshotClassNotFound},
+		"by label":            {set(func(*coverage.Instance) {}), func(c *coverage.Claim) { c.Excluded = true }, ok, coverage.ExcludedByLabel},
 		"left out last time": {set(func(i *coverage.Instance) {
 			i.LeftOut = map[string]coverage.Reason{"shop/data": {Code: "VolumeSnapshotFailed", Message: "the driver said no"}}
 		}), nil, ok, "VolumeSnapshotFailed"},

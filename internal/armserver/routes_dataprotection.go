@@ -26,6 +26,7 @@ const (
 	policies               = vault + "/backupPolicies"
 	instances              = vault + "/backupInstances"
 	instance               = instances + "/{instance}"
+	deletedInstances       = vault + "/deletedBackupInstances"
 	groupLocation          = resourceGroup + dataProtectionProvider + "/locations/{location}"
 	inLocation             = subscription + dataProtectionProvider + "/locations/{location}"
 )
@@ -58,8 +59,13 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		h.onInstance("POST", "/suspendBackups", h.move("suspendBackups")),
 		h.onInstance("POST", "/resumeProtection", h.move("resumeProtection")),
 		h.onInstance("POST", "/resumeBackups", h.move("resumeBackups")),
+		h.onInstance("POST", "/sync", h.sync),
 		h.onInstance("GET", "/recoveryPoints", h.recoveryPoints),
 		{Method: "GET", Path: instance + "/recoveryPoints/{point}", Handle: h.recoveryPoint},
+
+		{Method: "GET", Path: deletedInstances, Handle: h.deletedInstances},
+		{Method: "GET", Path: deletedInstances + "/{instance}", Handle: h.deletedInstance},
+		{Method: "POST", Path: deletedInstances + "/{instance}/undelete", Handle: h.undelete},
 
 		{Method: "GET", Path: vault + "/backupJobs", Handle: h.jobs},
 		{Method: "GET", Path: vault + "/backupJobs/{job}", Handle: h.job},
@@ -326,6 +332,35 @@ func (h dataProtection) move(action string) func(context.Context, *Request, arm.
 		}
 		return accepted(r, v.ID, v.Location, op), nil
 	}
+}
+
+func (h dataProtection) sync(ctx context.Context, r *Request, id arm.ID) (*Response, error) {
+	var in service.SyncRequest
+	if len(r.Body) > 0 {
+		if err := r.Decode(&in); err != nil {
+			return nil, err
+		}
+	}
+	op, location, err := h.s.Sync(ctx, id, in)
+	if err != nil {
+		return nil, err
+	}
+	return accepted(r, id.Parent(), location, op), nil
+}
+
+func (h dataProtection) deletedInstances(ctx context.Context, r *Request) (*Response, error) {
+	return page(r, func(p store.Page) ([]service.DeletedResource, string, error) {
+		return h.s.DeletedInstances(ctx, r.ID, p)
+	})
+}
+
+func (h dataProtection) deletedInstance(ctx context.Context, r *Request) (*Response, error) {
+	d, err := h.s.DeletedInstance(ctx, r.ID)
+	return Answer(200, d), err
+}
+
+func (h dataProtection) undelete(ctx context.Context, r *Request) (*Response, error) {
+	return Answer(200, nil), h.s.Undelete(ctx, r.By, r.ID)
 }
 
 func (h dataProtection) recoveryPoints(ctx context.Context, r *Request, id arm.ID) (*Response, error) {

@@ -199,7 +199,7 @@ func (g *GuardResource) Serves(kind string) bool {
 func (v *Vault) CriticalChanges(next *Vault) []string {
 	var operations []string
 	order := []string{"", "Disabled", "Unlocked", "Locked"}
-	if slices.Index(order, next.immutability()) < slices.Index(order, v.immutability()) {
+	if slices.Index(order, next.Immutability()) < slices.Index(order, v.Immutability()) {
 		operations = append(operations, CriticalReduceImmutability)
 	}
 	order = []string{"", "Off", "On", "AlwaysOn"}

@@ -21,6 +21,7 @@ const (
 	ProtectionStopped     = "ProtectionStopped"
 	BackupsSuspended      = "BackupsSuspended"
 	SoftDeleting          = "SoftDeleting"
+	SoftDeleted           = "SoftDeleted"
 )
 
 // Instance is the properties of a backup instance: a cluster, a policy and a scope.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 )
@@ -50,15 +51,14 @@ type MonitoringSettings struct {
 	} `json:"azureMonitorAlertSettings,omitempty"`
 }
 
-// SecuritySettings are how hard it is to lose what is in a vault. For a cluster, as with Azure, they are about the vault
-// tier and not about the operational one.
+// SecuritySettings are how hard it is to lose what is in a vault. Unlike Azure's, they protect what is in the operational tier too.
 type SecuritySettings struct {
 	SoftDelete   *SoftDelete         `json:"softDeleteSettings,omitempty"`
 	Immutability *State              `json:"immutabilitySettings,omitempty"`
 	Encryption   *EncryptionSettings `json:"encryptionSettings,omitempty"`
 }
 
-// SoftDelete is how long deleted vault-tier data can be brought back.
+// SoftDelete is how long a deleted backup instance can be brought back.
 type SoftDelete struct {
 	State         string `json:"state,omitempty"`
 	RetentionDays *Days  `json:"retentionDurationInDays,omitempty"`
@@ -169,7 +169,7 @@ func (v *Vault) CheckChange(next *Vault) error {
 	for _, s := range []struct{ old, next, final, code, target, message string }{
 		{v.softDelete(), next.softDelete(), "AlwaysOn", "UserErrorDisableSoftDeleteNotAllowed",
 			"properties.securitySettings.softDeleteSettings.state", "Cannot disable soft delete once set to AlwaysOn."},
-		{v.immutability(), next.immutability(), "Locked", "UserErrorUnsupportedVaultImmutabilityStateChange",
+		{v.Immutability(), next.Immutability(), "Locked", "UserErrorUnsupportedVaultImmutabilityStateChange",
 			"properties.securitySettings.immutabilitySettings.state", "The vault's immutability is locked and cannot be disabled or unlocked."},
 		{v.crossRegion(), next.crossRegion(), "Enabled", "UserErrorCrossRegionRestoreStateChangeNotAllowed",
 			"properties.featureSettings.crossRegionRestoreSettings.state", "CrossRegionRestore state cannot be changed from Enabled to Disabled."},
@@ -192,6 +192,24 @@ func (v *Vault) CheckChange(next *Vault) error {
 	return nil
 }
 
+// The states of a vault's immutability in which recovery points are not deleted before they expire.
+const (
+	ImmutabilityUnlocked = "Unlocked"
+	ImmutabilityLocked   = "Locked"
+)
+
+// SoftDeletes says whether a deleted instance can be brought back, and for how long.
+func (v *Vault) SoftDeletes() (kept time.Duration, on bool) {
+	if state := v.softDelete(); state != "On" && state != "AlwaysOn" {
+		return 0, false
+	}
+	days := Days(14)
+	if d := v.SecuritySettings.SoftDelete.RetentionDays; d != nil {
+		days = *d
+	}
+	return time.Duration(float64(days) * 24 * float64(time.Hour)), true
+}
+
 func (v *Vault) softDelete() string {
 	if v.SecuritySettings == nil || v.SecuritySettings.SoftDelete == nil {
 		return ""
@@ -199,7 +217,8 @@ func (v *Vault) softDelete() string {
 	return v.SecuritySettings.SoftDelete.State
 }
 
-func (v *Vault) immutability() string {
+// Immutability is the state of the vault's immutability, empty when it was never set.
+func (v *Vault) Immutability() string {
 	if v.SecuritySettings == nil || v.SecuritySettings.Immutability == nil {
 		return ""
 	}

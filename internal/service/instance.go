@@ -109,6 +109,9 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 			if err := checkRoom(tx, vault.ID, backup.InstanceType, maxInstances, "backup instances"); err != nil {
 				return err
 			}
+			if err := notSoftDeleted(tx, id); err != nil {
+				return err
+			}
 			row.ID = vault.ID.Child("backupInstances", id.Name())
 			next = storedInstance{InstanceResource: backup.NewResource(row.ID, backup.InstanceType, backup.Instance{}), GUID: newID()}
 		} else if err := checkInstanceChange(&old, in.Properties); err != nil {
@@ -205,17 +208,8 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 		return nil, arm.Invalid(prefix+".policyInfo.policyId", "The vault has no policy '%s'.", next.PolicyID().Name()).
 			WithAction("Make the policy first: az dataprotection backup-policy create.")
 	}
-	others, err := Documents[storedInstance](tx.Children(vault.ID, backup.InstanceType))
-	if err != nil {
+	if err := alone(tx, vault.ID, id, next, prefix); err != nil {
 		return nil, err
-	}
-	for _, o := range others {
-		if !o.ID.Equal(id) && o.Properties.ClusterID().Equal(next.ClusterID()) && o.uses(next.PolicyID()) {
-			return nil, arm.BadRequest("UserErrorDppDatasourceAlreadyHasBackupInstance",
-				"Datasource is already associated with the backup instance %s in the Backup vault %s with the protection status as %s.", o.Name, vault.ID, o.Properties.CurrentProtectionState).
-				WithTarget(prefix + ".dataSourceInfo.resourceID").
-				WithAction("Delete the backup instance " + o.Name + ", or use another policy or another vault for this one.")
-		}
 	}
 	facts, err := s.gatherCluster(tx, vault, next.ClusterID())
 	if err != nil {
@@ -235,6 +229,23 @@ func (s *Service) checkInstance(tx *store.Tx, by Ref, vault *backup.VaultResourc
 	group := snapshotGroup(next).Name()
 	return nil, arm.Invalid(prefix+snapshotGroupTarget, "The resource group '%s', which the snapshots are to belong to, does not exist.", group).
 		WithAction("Make it first: az group create --name " + group + " --location " + vault.Location + "; or, for a new instance, leave it out: then it is the cluster's.")
+}
+
+// alone is the refusal when another instance backs up the same cluster by the same policy. ID is the instance's own, or empty.
+func alone(tx *store.Tx, vault, id arm.ID, instance *backup.Instance, prefix string) error {
+	others, err := Documents[storedInstance](tx.Children(vault, backup.InstanceType))
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if !o.ID.Equal(id) && o.Properties.ClusterID().Equal(instance.ClusterID()) && o.uses(instance.PolicyID()) {
+			return arm.BadRequest("UserErrorDppDatasourceAlreadyHasBackupInstance",
+				"Datasource is already associated with the backup instance %s in the Backup vault %s with the protection status as %s.", o.Name, vault, o.Properties.CurrentProtectionState).
+				WithTarget(prefix + ".dataSourceInfo.resourceID").
+				WithAction("Delete the backup instance " + o.Name + ", or use another policy or another vault for this one.")
+		}
+	}
+	return nil
 }
 
 // locate fills in the datasource's location: as with Azure, it is the vault's.
@@ -390,53 +401,8 @@ func (s *Service) InstancesOf(ctx context.Context, cluster arm.ID) ([]InstanceRe
 	return found, err
 }
 
-// protectionMoves are the states from which an instance may go where an action takes it.
-var protectionMoves = map[string]struct {
-	operation, to string
-	from          []string
-	// critical is what a resource guard knows the action as, or empty.
-	critical string
-}{
-	"stopProtection":   {"StopProtection", backup.ProtectionStopped, []string{backup.ProtectionConfigured, backup.BackupsSuspended, backup.ProtectionError}, backup.CriticalStopProtection},
-	"suspendBackups":   {"SuspendBackups", backup.BackupsSuspended, []string{backup.ProtectionConfigured}, backup.CriticalSuspendBackups},
-	"resumeProtection": {"ResumeProtection", backup.ProtectionConfigured, []string{backup.ProtectionStopped, backup.BackupsSuspended}, ""},
-	"resumeBackups":    {"ResumeBackups", backup.ProtectionConfigured, []string{backup.BackupsSuspended}, ""},
-}
-
-// MoveProtection stops, suspends or resumes an instance's protection. Changed is false when it is there already.
-func (s *Service) MoveProtection(ctx context.Context, by Ref, id arm.ID, action string) (op store.Operation, changed bool, err error) {
-	move := protectionMoves[action]
-	err = s.DB.Update(ctx, func(tx *store.Tx) error {
-		instance, row, err := Load[storedInstance](tx, id)
-		if err != nil {
-			return err
-		}
-		state := instance.Properties.CurrentProtectionState
-		if state == move.to {
-			return nil
-		}
-		if !slices.Contains(move.from, state) {
-			return notAllowed(move.operation, &instance, state)
-		}
-		if move.critical != "" {
-			if err := s.approve(tx, by, instance.ID.Parent(), move.critical, instance.ID); err != nil {
-				return err
-			}
-		}
-		changed = true
-		instance.Properties.SetState(move.to, nil)
-		instance.Properties.ProvisioningState = backup.Succeeded
-		instance.SystemData = instance.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
-		if op, err = endedOperation(tx, move.operation, row.ID, nil); err != nil {
-			return err
-		}
-		return tx.Save(&row, instance)
-	})
-	return op, changed, err
-}
-
 // DeleteInstance deletes an instance's recovery points, in the cluster and in storage, and then the instance; the operation
-// ends with that. Found is false when there is none.
+// ends with that. With soft delete, an instance that has recovery points is kept with them, and can be brought back. Found is false when there is none.
 func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op store.Operation, found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		instance, row, err := store.Load[storedInstance](tx, id)
@@ -460,6 +426,19 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 		if err != nil {
 			return err
 		}
+		vault, err := vaultOf(tx, row.ID)
+		if err != nil {
+			return err
+		}
+		if err := immutable(&vault, &instance, points); err != nil {
+			return err
+		}
+		if _, soft := vault.Properties.SoftDeletes(); soft && len(points) > 0 {
+			if op, err = endedOperation(tx, operationDelete, row.ID, nil); err != nil {
+				return err
+			}
+			return s.softDelete(tx, by, &vault, &instance)
+		}
 		clusterExists, err := tx.Exists(instance.Properties.ClusterID())
 		if err != nil {
 			return err
@@ -470,10 +449,6 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 				return err
 			}
 			return s.remove(tx, row.ID)
-		}
-		vault, err := vaultOf(tx, id)
-		if err != nil {
-			return err
 		}
 		if _, err := s.usableCluster(tx, &vault, instance.Properties.ClusterID()); err != nil {
 			return err

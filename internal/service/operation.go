@@ -16,6 +16,7 @@ const (
 	operationValidateBackup  = "ValidateForBackup"
 	operationValidateRestore = "ValidateForRestore"
 	operationDelete          = "DeleteInstance"
+	operationSync            = "SyncInstance"
 )
 
 // beginOperation adds an operation that is in progress.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/backup"
@@ -111,6 +112,17 @@ func (s *Service) DeletePolicy(ctx context.Context, id arm.ID) (found bool, err 
 			if i.uses(id) {
 				return arm.Conflict("UserErrorPolicyInUse", "The policy '%s' cannot be deleted: the backup instance '%s' uses it.", id.Name(), i.Name).
 					WithTarget(string(i.ID)).WithAction("Give the instance another policy, or delete it.")
+			}
+		}
+		deleted, err := Documents[storedDeleted](tx.Children(id.Parent(), backup.DeletedInstanceType))
+		if err != nil {
+			return err
+		}
+		for _, d := range deleted {
+			if d.Properties.PolicyID().Equal(id) {
+				return arm.Conflict("UserErrorPolicyInUse", "The policy '%s' cannot be deleted: the deleted backup instance '%s' has it, which can be brought back until %s.",
+					id.Name(), d.Name, d.Properties.DeletionInfo.ScheduledPurgeTime.Format(time.RFC3339)).WithTarget(string(d.ID)).
+					WithAction("Wait until then, or bring the instance back and give it another policy.")
 			}
 		}
 		return s.remove(tx, id)

@@ -377,7 +377,7 @@ func (s *Service) validationEnded(tx *store.Tx, r store.Request, failure *arm.Er
 	} else if err != nil {
 		return err
 	}
-	if op.Kind == operationConfigure && op.Status == arm.OperationInProgress {
+	if (op.Kind == operationConfigure || op.Kind == operationSync) && op.Status == arm.OperationInProgress {
 		if err := configured(tx, op, failure); err != nil {
 			return err
 		}
@@ -393,7 +393,11 @@ func configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
 	} else if err != nil {
 		return err
 	}
-	instance.settle(failure)
+	if op.Kind == operationSync {
+		instance.proven(failure)
+	} else {
+		instance.settle(failure)
+	}
 	return tx.Save(&row, instance)
 }
 

@@ -24,6 +24,7 @@ const (
 	TypeRoleDefinition = "Microsoft.Authorization/roleDefinitions"
 	TypeVault          = "Microsoft.DataProtection/backupVaults"
 	TypeBackupInstance = "Microsoft.DataProtection/backupVaults/backupInstances"
+	typeDeleted        = "Microsoft.DataProtection/backupVaults/deletedBackupInstances"
 )
 
 // ResourceGroup is Microsoft.Resources/resourceGroups.
@@ -175,6 +176,10 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 		}
 		if strings.EqualFold(r.ID.Type(), TypeBackupInstance) && !r.ID.Equal(id) {
 			return arm.Conflict("ResourceGroupDeletionBlocked", "'%s' cannot be deleted, because the backup instance '%s' is in it. Delete the backup instance first.", id.Name(), r.ID)
+		}
+		if strings.EqualFold(r.ID.Type(), typeDeleted) {
+			return arm.Conflict("ResourceGroupDeletionBlocked", "'%s' cannot be deleted, because the deleted backup instance '%s' is in it, which is kept so that it can be brought back.", id.Name(), r.ID).
+				WithAction("See until when: az dataprotection backup-instance deleted-backup-instance show.")
 		}
 	}
 	for _, r := range doomed {

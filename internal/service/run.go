@@ -26,6 +26,9 @@ func (s *Service) Run(ctx context.Context) error {
 		if err := s.GiveUp(ctx, since); err != nil && ctx.Err() == nil {
 			s.Log.ErrorContext(ctx, "giving up requests failed", "error", err)
 		}
+		if err := s.PurgeDeleted(ctx); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "purging deleted instances failed", "error", err)
+		}
 		if err := s.PruneJobs(ctx); err != nil && ctx.Err() == nil {
 			s.Log.ErrorContext(ctx, "forgetting old jobs failed", "error", err)
 		}

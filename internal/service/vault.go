@@ -8,7 +8,9 @@ import (
 	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/backup"
@@ -239,6 +241,18 @@ func (s *Service) DeleteVault(ctx context.Context, id arm.ID) (vault backup.Vaul
 			return arm.Conflict("ServiceResourceNotEmpty", "The vault '%s' cannot be deleted: it holds %d backup instances, of which the first is '%s'.",
 				vault.Name, len(instances), instances[0].ID.Name()).WithTarget(string(row.ID)).
 				WithAction("Delete the vault's backup instances, and then the vault.")
+		}
+		deleted, err := Documents[storedDeleted](tx.Children(id, backup.DeletedInstanceType))
+		if err != nil {
+			return err
+		}
+		if len(deleted) > 0 {
+			last := slices.MaxFunc(deleted, func(a, b storedDeleted) int {
+				return a.Properties.DeletionInfo.ScheduledPurgeTime.Compare(b.Properties.DeletionInfo.ScheduledPurgeTime)
+			})
+			return arm.Conflict("ServiceResourceNotEmpty", "The vault '%s' cannot be deleted: it keeps %d deleted backup instances, the last of which, '%s', until %s.",
+				vault.Name, len(deleted), last.Name, last.Properties.DeletionInfo.ScheduledPurgeTime.Format(time.RFC3339)).WithTarget(string(row.ID)).
+				WithAction("Delete the vault then. To lose their recovery points now, turn the vault's soft delete off, bring the instances back, and delete them again.")
 		}
 		if op, err = endedOperation(tx, "DeleteVault", row.ID, nil); err != nil {
 			return err

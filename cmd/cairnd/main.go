@@ -40,6 +40,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&config.BlobURL, "blob-url", "", "how clients and clusters reach the blobs, https://HOST:PORT (default localhost)")
 	flags.IntVar(&config.Limits.OnDemandBackups, "on-demand-backups-per-day", 10, "how many backups of an instance can be started by hand within 24 hours; 0 is no limit")
 	flags.IntVar(&config.Limits.Restores, "restores-per-day", 10, "how many restores of an instance can be started within 24 hours; 0 is no limit")
+	flags.StringVar(&config.OIDCIssuer, "oidc-issuer", "", "an OpenID Connect issuer whose tokens are accepted too: its URL as in its tokens")
+	flags.StringVar(&config.OIDCAudience, "oidc-audience", "", "the audience that the issuer's tokens must have")
+	flags.StringVar(&config.OIDCCAFile, "oidc-ca", "", "the authority that signed the issuer's certificate, PEM (default the system's)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -176,7 +176,8 @@ func Forbidden(principal, action string, scope ID) *Error {
 	}
 	return &Error{Status: 403, Code: "AuthorizationFailed", Target: where, Message: fmt.Sprintf(
 		"The client '%[1]s' with object id '%[1]s' does not have authorization to perform action '%[2]s' over scope '%[3]s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
-		principal, action, where), RecommendedAction: []string{"Ask an owner of the scope for a role that allows the action."}}
+		principal, action, where), RecommendedAction: []string{
+		"Ask an owner of the scope to assign a role that allows the action to the object id " + principal + "."}}
 }
 
 // Conflict is a 409 with a code.

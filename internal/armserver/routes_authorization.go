@@ -25,6 +25,7 @@ func authorizationRoutes(s *service.Service) []Route {
 		{Method: "GET", Path: provider + "/roleAssignments/{assignment}", Handle: h.assignment},
 		{Method: "DELETE", Path: provider + "/roleAssignments/{assignment}", Handle: h.deleteAssignment},
 
+		{Method: "GET", Path: "/v1.0/me", Permission: NoPermission, Unversioned: true, Handle: h.me},
 		{Method: "GET", Path: "/v1.0/servicePrincipals", Permission: NoPermission, Unversioned: true, Handle: h.principals},
 		{Method: "GET", Path: "/v1.0/servicePrincipals/{id}", Permission: NoPermission, Unversioned: true, Handle: h.principal},
 		{Method: "POST", Path: "/v1.0/directoryObjects/getByIds", Permission: NoPermission, Unversioned: true, Handle: h.byIDs},
@@ -130,6 +131,12 @@ func (h authorization) byIDs(ctx context.Context, r *Request) (*Response, error)
 		return slices.ContainsFunc(in.IDs, func(id string) bool { return strings.EqualFold(id, o.ID) })
 	})
 	return Answer(200, arm.NewList(out)), err
+}
+
+// me tells callers who they are: above all the object ID that roles are assigned to.
+func (h authorization) me(ctx context.Context, r *Request) (*Response, error) {
+	out, err := h.s.Me(ctx, r.Caller)
+	return Answer(200, out), err
 }
 
 var (

@@ -237,9 +237,13 @@ func (s *Server) authenticate(ctx context.Context, r *Request) error {
 // verify is whose token a header has.
 func (s *Server) verify(ctx context.Context, token, header string) (auth.Caller, error) {
 	caller, err := s.service.Verify(ctx, strings.TrimSpace(token), s.audiences...)
-	if errors.Is(err, auth.ErrToken) {
+	switch {
+	case errors.Is(err, auth.ErrToken):
 		err = (&arm.Error{Status: 401, Code: "InvalidAuthenticationToken", Target: header, Message: fmt.Sprintf("The access token is invalid: %s.", err)}).
 			WithAction("Log in again.")
+	case errors.Is(err, auth.ErrIssuer):
+		err = (&arm.Error{Status: 503, Code: "ServiceUnavailable", Target: header, Message: "The access token cannot be checked: its issuer does not answer."}).
+			WithAction("Repeat the request in a moment. Tokens of this service itself are not concerned.")
 	}
 	return caller, err
 }

@@ -24,7 +24,7 @@ var (
 	ErrInvalidToken = errors.New("bearer token is not valid")
 	// ErrForbidden says that the token's principal has no role that allows the action.
 	ErrForbidden = errors.New("principal may not do this")
-	// ErrUnavailable says that the account, or what the principal may do, cannot be looked up at the moment.
+	// ErrUnavailable says that the account, a token's issuer, or what the principal may do, cannot be looked up at the moment.
 	ErrUnavailable = errors.New("accounts and principals cannot be looked up")
 )
 
@@ -50,7 +50,7 @@ type Config struct {
 	Root string
 	// Accounts returns the account of that name, or ErrAccountNotFound.
 	Accounts func(ctx context.Context, name string) (Account, error)
-	// Authorize decides on a bearer token: nil, ErrInvalidToken or ErrForbidden. Without it every token is refused.
+	// Authorize decides on a bearer token: nil, ErrInvalidToken, ErrUnavailable or ErrForbidden. Without it every token is refused.
 	Authorize func(ctx context.Context, token string, access Access) error
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
@@ -198,7 +198,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if api.status >= 500 {
 		log.Error("blob request failed", "code", api.code, "error", api.err)
 	} else {
-		log.Debug("blob request refused", "code", api.code, "error", api.err)
+		// Whom the service knows and refuses is worth a line; what clients try in vain, such as making a container that exists, is not.
+		level := slog.LevelDebug
+		if api.status == http.StatusUnauthorized || api.status == http.StatusForbidden {
+			level = slog.LevelInfo
+		}
+		log.Log(r.Context(), level, "blob request refused", "code", api.code, "message", api.message, "error", api.err, "client", r.RemoteAddr)
 	}
 	writeError(w, r, id, api)
 }

@@ -77,8 +77,20 @@ func login(ctx context.Context, in *Input) (any, error) {
 	return found, nil
 }
 
+// user is the caller as az prints it, with the object ID that roles are assigned to.
+func user(ctx context.Context, in *Input) (map[string]any, error) {
+	me, err := in.get(ctx, "/v1.0/me", "")
+	if err != nil {
+		return nil, err
+	}
+	if name := text(me, "userPrincipalName"); name != "" {
+		return map[string]any{"name": name, "type": "user", "objectId": text(me, "id")}, nil
+	}
+	return map[string]any{"name": text(me, "appId"), "type": "servicePrincipal", "objectId": text(me, "id")}, nil
+}
+
 // account is a subscription as az prints it.
-func account(in *Input, sub any, defaultID string) map[string]any {
+func account(in *Input, sub any, defaultID string, user map[string]any) map[string]any {
 	id := text(sub, "subscriptionId")
 	tenant := text(sub, "tenantId")
 	if tenant == "" {
@@ -93,7 +105,7 @@ func account(in *Input, sub any, defaultID string) map[string]any {
 		"name":             text(sub, "displayName"),
 		"state":            text(sub, "state"),
 		"tenantId":         tenant,
-		"user":             map[string]any{"name": in.session.ClientID, "type": "servicePrincipal"},
+		"user":             user,
 	}
 }
 
@@ -110,9 +122,13 @@ func accountList(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	who, err := user(ctx, in)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range subs {
 		if in.Flag("all") || text(s, "state") == "Enabled" {
-			out = append(out, account(in, s, defaultID))
+			out = append(out, account(in, s, defaultID, who))
 		}
 	}
 	return out, nil
@@ -133,7 +149,11 @@ func accountShow(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return account(in, sub, defaultID), nil
+	who, err := user(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return account(in, sub, defaultID, who), nil
 }
 
 func accountSet(ctx context.Context, in *Input) (any, error) {

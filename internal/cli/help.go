@@ -14,6 +14,9 @@ const environmentHelp = `Environment
     CAIRN_ENDPOINT        Address of the service, such as https://HOST:8443.
     AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET
                           Who calls, when there was no 'login'.
+    CAIRN_ACCESS_TOKEN_FILE
+                          File with an access token of the service's OpenID Connect issuer, used
+                          instead of a secret and read anew for each token.
     AZURE_SUBSCRIPTION_ID The default subscription.
     AZURE_AUTHORITY_HOST  Who issues tokens. Default: the service.
     SSL_CERT_FILE         Authorities to trust, PEM.

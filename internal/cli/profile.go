@@ -22,6 +22,9 @@ type profile struct {
 	CAFile string `json:"caFile,omitempty"`
 	// Subscription is the default one.
 	Subscription string `json:"subscription,omitempty"`
+	// TokenFile is the file of CAIRN_ACCESS_TOKEN_FILE, which is used instead of the client's secret. It is the environment's alone: whoever renews the
+	// token sets the variable.
+	TokenFile string `json:"-"`
 }
 
 // profileStore reads and writes the profile.
@@ -101,6 +104,7 @@ func effective(stored profile, getenv func(string) string) profile {
 		stored = profile{}
 	}
 	p := env
+	p.TokenFile = getenv("CAIRN_ACCESS_TOKEN_FILE")
 	if stored.Endpoint != "" {
 		p.Endpoint, p.Authority = stored.Endpoint, stored.Authority
 		p.CAFile = stored.CAFile

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,9 +12,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/google/uuid"
@@ -33,7 +36,7 @@ type session struct {
 
 var errNotLoggedIn = errors.New("Please run 'az login' to setup account: az login --service-principal --username CLIENT_ID " +
 	"--password SECRET --tenant TENANT_ID, with CAIRN_ENDPOINT naming the service; or set AZURE_TENANT_ID, AZURE_CLIENT_ID and " +
-	"AZURE_CLIENT_SECRET")
+	"AZURE_CLIENT_SECRET, or CAIRN_ACCESS_TOKEN_FILE")
 
 // client is the Resource Manager API's.
 func (s *session) client() (*client.Client, error) {
@@ -43,19 +46,13 @@ func (s *session) client() (*client.Client, error) {
 	if s.Endpoint == "" {
 		return nil, errors.New("no service is known: set CAIRN_ENDPOINT to its address, such as https://HOST:8443, or log in again with it set")
 	}
-	if s.ClientID == "" || s.ClientSecret == "" || s.TenantID == "" {
-		return nil, errNotLoggedIn
-	}
 	transport, err := transport(s.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	opts := &azidentity.ClientSecretCredentialOptions{DisableInstanceDiscovery: true}
-	opts.Transport = transport
-	opts.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: s.Authority}
-	cred, err := azidentity.NewClientSecretCredential(s.TenantID, s.ClientID, s.ClientSecret, opts)
+	cred, err := s.newCredential(transport)
 	if err != nil {
-		return nil, fmt.Errorf("credentials: %w", err)
+		return nil, err
 	}
 	api, err := client.New(cred, client.Options{Endpoint: s.Endpoint, Transport: transport,
 		UserAgent: "cairn/" + buildinfo.Version})
@@ -64,6 +61,39 @@ func (s *session) client() (*client.Client, error) {
 	}
 	s.credential, s.transport, s.api = cred, transport, api
 	return api, nil
+}
+
+func (s *session) newCredential(transport *http.Client) (azcore.TokenCredential, error) {
+	if s.TokenFile != "" {
+		return tokenFile(s.TokenFile), nil
+	}
+	if s.ClientID == "" || s.ClientSecret == "" || s.TenantID == "" {
+		return nil, errNotLoggedIn
+	}
+	opts := &azidentity.ClientSecretCredentialOptions{DisableInstanceDiscovery: true}
+	opts.Transport = transport
+	opts.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: s.Authority}
+	cred, err := azidentity.NewClientSecretCredential(s.TenantID, s.ClientID, s.ClientSecret, opts)
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
+	}
+	return cred, nil
+}
+
+// tokenFile is the name of a file with an access token, which somebody else renews, as Kubernetes does with those of service accounts.
+type tokenFile string
+
+// GetToken is azcore.TokenCredential's. The file's token is good for every scope. When it ends is not looked at: it is said to end soon, so that a
+// command that runs long reads the file again.
+func (f tokenFile) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	token, err := os.ReadFile(string(f))
+	if err != nil {
+		return azcore.AccessToken{}, fmt.Errorf("the access token (CAIRN_ACCESS_TOKEN_FILE): %w", err)
+	}
+	if len(bytes.TrimSpace(token)) == 0 {
+		return azcore.AccessToken{}, fmt.Errorf("the access token (CAIRN_ACCESS_TOKEN_FILE): %s is empty", string(f))
+	}
+	return azcore.AccessToken{Token: string(bytes.TrimSpace(token)), ExpiresOn: time.Now().Add(time.Minute)}, nil
 }
 
 // transport trusts the system's authorities and those of the file.
@@ -106,7 +136,7 @@ func (s *session) subscriptionID(ctx context.Context, wanted string) (string, er
 		}
 	}
 	if wanted == "" {
-		return "", errors.New("no subscription found: the principal has a role on none")
+		return "", errors.New("no subscription found: the principal has a role on none. Ask an owner for one, with the id of: cairn ad signed-in-user show")
 	}
 	return "", fmt.Errorf("The subscription of '%s' doesn't exist in cloud '%s'.", wanted, s.cloudName())
 }

@@ -10,6 +10,8 @@ import (
 var groupHelps = map[string]string{
 	"":                                       "Back up and restore Kubernetes clusters, with Azure's commands.",
 	"account":                                "The subscription and the login.",
+	"ad":                                     "Who can call: service principals and users.",
+	"ad signed-in-user":                      "Who calls.",
 	"aks":                                    "Clusters.",
 	"aks extension":                          "The backup extension in a cluster.",
 	"aks trustedaccess":                      "A vault's access to a cluster.",
@@ -42,7 +44,7 @@ var groupHelps = map[string]string{
 var commands = sync.OnceValue(func() map[string]*Command {
 	table := map[string]*Command{}
 	for _, group := range [][]Command{
-		accountCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
+		accountCommands, adCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
 		extensionCommands("aks extension"), extensionCommands("k8s-extension"), trustedAccessCommands,
 		roleCommands, vaultCommands, policyCommands, instanceCommands, restoreCommands, jobCommands,
 		restCommands, clusterCommands, coverageCommands, enableCommands,

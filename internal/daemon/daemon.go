@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,11 @@ type Config struct {
 	BlobURL   string
 	// Limits are how many jobs can be started by hand; the zero value is no limit.
 	Limits service.Limits
+	// OIDCIssuer is the URL of an OpenID Connect issuer whose tokens are accepted beside the service's own, and OIDCAudience what must be among their
+	// audiences; both or none. OIDCCAFile is the PEM of the authority that signed its certificate; empty for the system's.
+	OIDCIssuer   string
+	OIDCAudience string
+	OIDCCAFile   string
 	// Log is slog.Default when nil, Now time.Now.
 	Log *slog.Logger
 	Now func() time.Time
@@ -185,8 +191,37 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 	if d.Service.Issuer, err = auth.NewIssuer(filepath.Join(c.Data, "token.key"), publicURL, d.Service.TenantID, c.Now); err != nil {
 		return err
 	}
+	if d.Service.External, err = external(c); err != nil {
+		return fmt.Errorf("external issuer: %w", err)
+	}
 	d.arm, d.blob = d.server(d.handler(), certificate), d.server(d.blobs, certificate)
 	return nil
+}
+
+// external is the issuer that the configuration names, nil for none.
+func external(c Config) (*auth.External, error) {
+	if c.OIDCIssuer == "" && c.OIDCAudience == "" && c.OIDCCAFile == "" {
+		return nil, nil
+	}
+	if u, err := url.Parse(c.OIDCIssuer); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%q must be the issuer's https URL, exactly as it stands in its tokens", c.OIDCIssuer)
+	}
+	if c.OIDCAudience == "" {
+		return nil, errors.New("its tokens' audience is needed too, so that tokens that it issues for other services are not accepted")
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if c.OIDCCAFile != "" {
+		pem, err := os.ReadFile(c.OIDCCAFile)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate", c.OIDCCAFile)
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	return auth.NewExternal(c.OIDCIssuer, c.OIDCAudience, transport, c.Now, c.Log), nil
 }
 
 // account and authorize are what the blob endpoint asks the service.
@@ -205,6 +240,8 @@ func (d *Daemon) authorize(ctx context.Context, token string, a blobserver.Acces
 	switch {
 	case errors.Is(err, auth.ErrToken):
 		return fmt.Errorf("%w: %w", blobserver.ErrInvalidToken, err)
+	case errors.Is(err, auth.ErrIssuer):
+		return fmt.Errorf("%w: %w", blobserver.ErrUnavailable, err)
 	case errors.Is(err, service.ErrNotAllowed):
 		return fmt.Errorf("%w: %w", blobserver.ErrForbidden, err)
 	case errors.Is(err, service.ErrNoAccount):

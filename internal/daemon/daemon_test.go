@@ -179,8 +179,12 @@ func TestStartRefuses(t *testing.T) {
 
 // storage is a daemon with an account and a container.
 func storage(t *testing.T) (w *daemontest.World, account string) {
+	return storageOf(t, daemon.Config{})
+}
+
+func storageOf(t *testing.T, config daemon.Config) (w *daemontest.World, account string) {
 	t.Helper()
-	w = daemontest.Start(t, daemon.Config{})
+	w = daemontest.Start(t, config)
 	group := w.Subscription + "/resourceGroups/g"
 	account = group + "/providers/Microsoft.Storage/storageAccounts/acc"
 	w.Do("PUT", group, `{"location":"eastus"}`).Want(201)

@@ -301,3 +301,27 @@ func (s *Service) DirectoryObjects(ctx context.Context, match func(DirectoryObje
 	})
 	return out, err
 }
+
+// User is somebody of the external issuer as Graph shows it.
+type User struct {
+	ODataType     string `json:"@odata.type"`
+	ID            string `json:"id"`
+	DisplayName   string `json:"displayName"`
+	PrincipalName string `json:"userPrincipalName"`
+}
+
+// Me is the caller as Graph shows it: a User, or a DirectoryObject.
+func (s *Service) Me(ctx context.Context, c auth.Caller) (any, error) {
+	if c.Kind == KindUser {
+		return User{ODataType: "#microsoft.graph.user", ID: c.ObjectID, DisplayName: c.Name, PrincipalName: c.Name}, nil
+	}
+	found, err := s.DirectoryObjects(ctx, func(o DirectoryObject) bool { return o.ID == c.ObjectID })
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		// It was there when its token was checked.
+		return nil, fmt.Errorf("principal %s: %w", c.ObjectID, store.ErrNotFound)
+	}
+	return found[0], nil
+}

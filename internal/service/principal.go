@@ -100,8 +100,12 @@ func caller(p store.Principal) auth.Caller {
 	return auth.Caller{ObjectID: p.ID, ClientID: p.Client, Kind: p.Kind, Name: p.Name, Owner: p.Owner}
 }
 
-// Verify checks a token for the audiences, and that its principal still exists: auth.ErrToken.
+// Verify checks a token for the audiences, and that its principal still exists: auth.ErrToken. A token of the external issuer has an audience of its
+// own, and a caller that is in no table: auth.ErrIssuer too.
 func (s *Service) Verify(ctx context.Context, token string, audiences ...string) (auth.Caller, error) {
+	if s.External != nil && s.External.Issued(token) {
+		return s.verifyExternal(ctx, token)
+	}
 	claims, err := s.Issuer.Verify(token, audiences...)
 	if err != nil {
 		return auth.Caller{}, err
@@ -115,6 +119,26 @@ func (s *Service) Verify(ctx context.Context, token string, audiences ...string)
 		return auth.Caller{}, fmt.Errorf("%w: its principal %s does not exist anymore", auth.ErrToken, claims.ObjectID)
 	}
 	return caller(p), err
+}
+
+// verifyExternal checks a token of the external issuer, who vouches for its own people only: it must not speak for a principal of this service.
+func (s *Service) verifyExternal(ctx context.Context, token string) (auth.Caller, error) {
+	c, err := s.External.Verify(ctx, token)
+	if err != nil {
+		return auth.Caller{}, err
+	}
+	c.Kind = KindUser
+	err = s.DB.View(ctx, func(tx *store.Tx) error {
+		_, err := tx.PrincipalByID(c.ObjectID)
+		return err
+	})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return c, nil
+	case err == nil:
+		err = fmt.Errorf("%w: its object ID %s is that of a principal of this service", auth.ErrToken, c.ObjectID)
+	}
+	return auth.Caller{}, err
 }
 
 // Allowed says whether a principal's roles give it an action at a scope.

@@ -28,9 +28,11 @@ type Blobs interface {
 type Service struct {
 	DB     *store.DB
 	Issuer *auth.Issuer
-	Blobs  Blobs
-	Now    func() time.Time
-	Log    *slog.Logger
+	// External is whose tokens are accepted beside Issuer's; nil for nobody's.
+	External *auth.External
+	Blobs    Blobs
+	Now      func() time.Time
+	Log      *slog.Logger
 	// PublicURL is the service's own address, BlobURL the blob endpoint's, both https and without a slash at the end.
 	PublicURL string
 	BlobURL   string
@@ -50,7 +52,7 @@ type Service struct {
 // Ref is who asks, for system data and audit.
 type Ref struct {
 	ObjectID string
-	// Type is Application or ManagedIdentity.
+	// Type is Application, ManagedIdentity or User.
 	Type string
 	// Second is the object ID of a second token that was sent along, or empty: its rights on a resource guard count as the caller's.
 	Second string
@@ -60,8 +62,8 @@ type Ref struct {
 
 // By is the reference of a caller.
 func By(c auth.Caller) Ref {
-	if c.Kind == KindManagedIdentity {
-		return Ref{ObjectID: c.ObjectID, Type: "ManagedIdentity"}
+	if c.Kind == KindManagedIdentity || c.Kind == KindUser {
+		return Ref{ObjectID: c.ObjectID, Type: c.Kind}
 	}
 	return Ref{ObjectID: c.ObjectID, Type: "Application"}
 }

@@ -43,11 +43,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&config.OIDCIssuer, "oidc-issuer", "", "an OpenID Connect issuer whose tokens are accepted too: its URL as in its tokens")
 	flags.StringVar(&config.OIDCAudience, "oidc-audience", "", "the audience that the issuer's tokens must have")
 	flags.StringVar(&config.OIDCCAFile, "oidc-ca", "", "the authority that signed the issuer's certificate, PEM (default the system's)")
+	flags.DurationVar(&config.ScheduleJitter, "schedule-jitter", 0, "spread scheduled backups: each starts by up to that much later")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if config.Data == "" || flags.NArg() > 0 {
-		return errors.New("usage: cairnd --data DIR [--public-url https://HOST:8443] [--blob-url https://HOST:8444] [--listen ADDR] [--blob-listen ADDR]")
+		return errors.New("usage: cairnd --data DIR [--public-url https://HOST:8443] [--blob-url https://HOST:8444] [--listen ADDR] [--blob-listen ADDR] [--schedule-jitter DURATION]")
 	}
 	d, err := daemon.Start(ctx, config)
 	if err != nil {

@@ -62,6 +62,8 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		h.onInstance("POST", "/sync", h.sync),
 		h.onInstance("GET", "/recoveryPoints", h.recoveryPoints),
 		{Method: "GET", Path: instance + "/recoveryPoints/{point}", Handle: h.recoveryPoint},
+		h.onInstance("GET", "/schedule", h.schedule),
+		{Method: "GET", Path: vault + "/pendingDeletions", Handle: h.pendingDeletions},
 
 		{Method: "GET", Path: deletedInstances, Handle: h.deletedInstances},
 		{Method: "GET", Path: deletedInstances + "/{instance}", Handle: h.deletedInstance},
@@ -384,6 +386,16 @@ func (h dataProtection) recoveryPoint(ctx context.Context, r *Request) (*Respons
 	}
 	p, err := h.s.RecoveryPoint(ctx, id, r.Param("point"))
 	return Answer(200, p), err
+}
+
+func (h dataProtection) schedule(ctx context.Context, _ *Request, id arm.ID) (*Response, error) {
+	schedule, err := h.s.Schedule(ctx, id)
+	return Answer(200, schedule), err
+}
+
+func (h dataProtection) pendingDeletions(ctx context.Context, r *Request) (*Response, error) {
+	found, err := h.s.PendingDeletions(ctx, r.ID)
+	return Answer(200, arm.NewList(found)), err
 }
 
 func (h dataProtection) jobs(ctx context.Context, r *Request) (*Response, error) {

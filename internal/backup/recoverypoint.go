@@ -27,6 +27,30 @@ type RecoveryPoint struct {
 	ExpiryTime          *time.Time         `json:"expiryTime"`
 	// RecoveryPointState is Completed, or Partial when something in scope was left out.
 	RecoveryPointState string `json:"recoveryPointState"`
+	// Cairn is ours, beside Azure's; it is filled in when a recovery point is read.
+	Cairn *RecoveryPointCairn `json:"cairn,omitempty"`
+}
+
+// RecoveryPointCairn is what Azure does not tell of a recovery point.
+type RecoveryPointCairn struct {
+	Retention RecoveryPointRetention `json:"retention"`
+	// ScheduledTime is the slot of the schedule that it was made for, nil for a backup on demand.
+	ScheduledTime *time.Time `json:"scheduledTime"`
+}
+
+// RecoveryPointRetention is why a recovery point is still there, and when it goes.
+type RecoveryPointRetention struct {
+	// State is Kept, or Expiring when it is to be deleted.
+	State   string   `json:"state"`
+	Reasons []Reason `json:"reasons"`
+	// Expires is nil when it is not known.
+	Expires *time.Time `json:"expires"`
+}
+
+// Reason is a stable code and a sentence.
+type Reason struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
 }
 
 // DataStoreDetails is a recovery point's copy in one store.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -126,6 +127,40 @@ func (s *Server) DeleteContainer(account, container string) error {
 		return errResourceName()
 	}
 	err := s.disk.deleteContainer(place{account, container}, func(containerProperties) error { return nil })
+	if api, ok := errors.AsType[*apiError](err); ok && api.status == http.StatusNotFound {
+		return nil
+	}
+	return err
+}
+
+// DeleteBlobs removes the blobs of a container whose names begin with a prefix from the management side: those named first, durably, before
+// all others. What is missing is no error, be it the container.
+func (s *Server) DeleteBlobs(account, container, prefix string, first ...string) error {
+	if !accountPattern.MatchString(account) || !validContainer(container) || prefix == "" {
+		return errResourceName()
+	}
+	p := place{account, container}
+	for _, name := range first {
+		if err := s.deleteIfThere(p, name); err != nil {
+			return err
+		}
+	}
+	var names []string
+	w := walker{prefix: prefix, visit: func(name, _ string) error { names = append(names, name); return nil }}
+	path, base := encodeFolder(prefix)
+	if err := w.walk(filepath.Join(s.disk.blobsDir(p), path), base); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := s.deleteIfThere(p, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) deleteIfThere(p place, name string) error {
+	err := s.disk.deleteBlob(p, name, func(properties) error { return nil })
 	if api, ok := errors.AsType[*apiError](err); ok && api.status == http.StatusNotFound {
 		return nil
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	OIDCIssuer   string
 	OIDCAudience string
 	OIDCCAFile   string
+	// ScheduleJitter is by how much scheduled backups may start later than their time, to spread them.
+	ScheduleJitter time.Duration
 	// Log is slog.Default when nil, Now time.Now.
 	Log *slog.Logger
 	Now func() time.Time
@@ -171,7 +173,8 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 		return err
 	}
 	*opened = append(*opened, db.Close)
-	d.Service = &service.Service{DB: db, Now: c.Now, Log: c.Log, PublicURL: publicURL, BlobURL: blobURL, CABundle: bundle, Closing: d.closing, Limits: c.Limits}
+	d.Service = &service.Service{DB: db, Now: c.Now, Log: c.Log, PublicURL: publicURL, BlobURL: blobURL, CABundle: bundle, Closing: d.closing,
+		Limits: c.Limits, ScheduleJitter: c.ScheduleJitter}
 	if d.blobs, err = blobserver.Open(blobserver.Config{
 		Root: filepath.Join(c.Data, "blobs"), Accounts: d.account, Authorize: d.authorize, Now: c.Now, Log: c.Log,
 	}); err != nil {

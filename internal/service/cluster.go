@@ -309,8 +309,12 @@ func (s *Service) ClusterSeen(ctx context.Context, id arm.ID) error {
 		if err != nil {
 			return err
 		}
+		back := !s.connected(l)
 		l.Seen = tx.Now()
-		return tx.PutLink(id, l)
+		if err := tx.PutLink(id, l); err != nil || !back {
+			return err
+		}
+		return tx.WakeCluster(id)
 	})
 }
 
@@ -324,8 +328,17 @@ func (s *Service) ClusterReported(tx *store.Tx, id arm.ID, report link.Report) e
 		}
 		l.Extension = text
 	}
+	before, err := tx.Link(id)
+	if err != nil {
+		return err
+	}
 	if err := tx.PutLink(id, l); err != nil {
 		return err
+	}
+	if !s.connected(before) || string(before.Extension) != string(l.Extension) {
+		if err := tx.WakeCluster(id); err != nil {
+			return err
+		}
 	}
 	return s.ExtensionReported(tx, id, report.Extension)
 }

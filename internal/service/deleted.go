@@ -33,6 +33,10 @@ func (s *Service) softDelete(tx *store.Tx, by Ref, vault *backup.VaultResource, 
 	d := storedDeleted{GUID: instance.GUID, DeletedResource: backup.NewResource(deletedID(instance.ID), backup.DeletedInstanceType,
 		instance.Properties.Delete(tx.Now(), kept, newID()))}
 	d.Tags, d.SystemData = instance.Tags, instance.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
+	instance.Properties.SetState(backup.SoftDeleting, nil)
+	if err := s.reschedule(tx, instance); err != nil {
+		return err
+	}
 	if err := s.remove(tx, instance.ID); err != nil {
 		return err
 	}
@@ -133,17 +137,26 @@ func (s *Service) purge(tx *store.Tx, d storedDeleted) error {
 		return err
 	}
 	for _, p := range points {
-		if err := askDelete(tx, "", p); err != nil {
+		if err := tx.Discard(p, whyPurged); err != nil {
 			return err
 		}
 	}
-	return tx.Delete(d.ID)
+	return errors.Join(tx.Delete(d.ID), tx.DeleteSchedule(d.GUID))
 }
 
 // immutable is the refusal to delete recovery points of an immutable vault that have not expired.
-func immutable(vault *backup.VaultResource, instance *storedInstance, points []store.RecoveryPoint) error {
+func immutable(vault *backup.VaultResource, instance *storedInstance, points []store.RecoveryPoint, now time.Time) error {
 	state := vault.Properties.Immutability()
-	if state != backup.ImmutabilityUnlocked && state != backup.ImmutabilityLocked || len(points) == 0 {
+	if state != backup.ImmutabilityUnlocked && state != backup.ImmutabilityLocked {
+		return nil
+	}
+	valid := 0
+	for _, p := range points {
+		if p.Expires.IsZero() || p.Expires.After(now) {
+			valid++
+		}
+	}
+	if valid == 0 {
 		return nil
 	}
 	action := "Stop its protection (az dataprotection backup-instance stop-protection, or suspend-backup to let recovery points expire), and delete it when they have expired."
@@ -151,5 +164,5 @@ func immutable(vault *backup.VaultResource, instance *storedInstance, points []s
 		action += " Or disable the vault's immutability, which is not locked."
 	}
 	return arm.BadRequest("UserErrorOperationDeniedOnImmutableItem", "The vault '%s' is immutable (%s), and %d recovery points of the backup instance '%s' have not expired.",
-		vault.Name, strings.ToLower(state), len(points), instance.Name).WithTarget(string(instance.ID)).WithAction(action)
+		vault.Name, strings.ToLower(state), valid, instance.Name).WithTarget(string(instance.ID)).WithAction(action)
 }

@@ -402,7 +402,8 @@ func (s *Service) InstancesOf(ctx context.Context, cluster arm.ID) ([]InstanceRe
 }
 
 // DeleteInstance deletes an instance's recovery points, in the cluster and in storage, and then the instance; the operation
-// ends with that. With soft delete, an instance that has recovery points is kept with them, and can be brought back. Found is false when there is none.
+// ends with that. When the cluster is away or gone, the instance goes at once and the ledger keeps what is left. With soft delete, an instance
+// that has recovery points is kept with them, and can be brought back. Found is false when there is none.
 func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op store.Operation, found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		instance, row, err := store.Load[storedInstance](tx, id)
@@ -416,8 +417,14 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 		case backup.ConfiguringProtection, backup.UpdatingProtection, backup.SoftDeleting:
 			return notAllowed("Delete", &instance, state)
 		}
-		if err := idle(tx, &instance); err != nil {
+		exists, connected, err := s.reach(tx, instance.Properties.ClusterID())
+		if err != nil {
 			return err
+		}
+		if exists {
+			if err := idle(tx, &instance); err != nil {
+				return err
+			}
 		}
 		if err := s.approve(tx, by, instance.ID.Parent(), backup.CriticalDeleteInstance, instance.ID); err != nil {
 			return err
@@ -430,7 +437,7 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 		if err != nil {
 			return err
 		}
-		if err := immutable(&vault, &instance, points); err != nil {
+		if err := immutable(&vault, &instance, points, tx.Now()); err != nil {
 			return err
 		}
 		if _, soft := vault.Properties.SoftDeletes(); soft && len(points) > 0 {
@@ -439,16 +446,11 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 			}
 			return s.softDelete(tx, by, &vault, &instance)
 		}
-		clusterExists, err := tx.Exists(instance.Properties.ClusterID())
-		if err != nil {
-			return err
-		}
-		if len(points) == 0 || !clusterExists {
-			// Without its cluster nothing can delete the snapshots; the recovery points' rows stay, as the ledger of them.
+		if len(points) == 0 || !connected {
 			if op, err = endedOperation(tx, operationDelete, row.ID, nil); err != nil {
 				return err
 			}
-			return s.remove(tx, row.ID)
+			return s.removeInstance(tx, &instance, points)
 		}
 		if _, err := s.usableCluster(tx, &vault, instance.Properties.ClusterID()); err != nil {
 			return err
@@ -457,27 +459,38 @@ func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op sto
 			return err
 		}
 		for _, p := range points {
-			if err := askDelete(tx, op.ID, p); err != nil {
+			if _, err := askDelete(tx, op.ID, p); err != nil {
 				return err
 			}
 		}
 		instance.Properties.ProvisioningState = "Deleting"
 		instance.Properties.SetState(backup.SoftDeleting, nil)
 		instance.SystemData = instance.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
-		return tx.Save(&row, instance)
+		return errors.Join(tx.Save(&row, instance), s.reschedule(tx, &instance))
 	})
 	return op, found, err
 }
 
-// askDelete asks the cluster to delete a recovery point; the ledger says which storage snapshots go with it. Operation is what
-// waits for it, or empty.
-func askDelete(tx *store.Tx, operation string, p store.RecoveryPoint) error {
+// removeInstance removes an instance; what is left of its recovery points goes into the ledger.
+func (s *Service) removeInstance(tx *store.Tx, instance *storedInstance, points []store.RecoveryPoint) error {
+	for _, p := range points {
+		if err := tx.Discard(p, whyInstanceDeleted); err != nil {
+			return err
+		}
+	}
+	return errors.Join(s.remove(tx, instance.ID), tx.DeleteSchedule(instance.GUID))
+}
+
+// askDelete asks the cluster to delete a recovery point, with the storage snapshots that its row names. Operation is what waits for it, or
+// empty. The request's name is returned.
+func askDelete(tx *store.Tx, operation string, p store.RecoveryPoint) (string, error) {
 	var snapshots []v1alpha1.VolumeSnapshotRecord
 	if err := json.Unmarshal(p.Snapshots, &snapshots); err != nil {
-		return fmt.Errorf("ledger of recovery point %s: %w", p.Name, err)
+		return "", fmt.Errorf("snapshots of recovery point %s: %w", p.Name, err)
 	}
-	return ask(tx, store.Request{
-		Name: newID(), Kind: "DeleteBackup", Cluster: p.Cluster, Vault: p.Vault, Instance: p.Instance, Point: p.Name, Operation: operation,
+	name := newID()
+	return name, ask(tx, store.Request{
+		Name: name, Kind: "DeleteBackup", Cluster: p.Cluster, Vault: p.Vault, Instance: p.Instance, Point: p.Name, Operation: operation,
 	}, v1alpha1.DeleteBackupSpec{
 		RecoveryPointID: p.Name, Location: v1alpha1.StorageLocation{ContainerURL: p.Container, Prefix: p.Prefix}, Snapshots: snapshots,
 	})
@@ -493,9 +506,13 @@ func idle(tx *store.Tx, instance *storedInstance) error {
 		if r.Job == "" {
 			continue
 		}
-		return arm.Conflict("UserErrorConflictingOperationInProgress", "A %s of the backup instance '%s' is running (job %s); there can be one at a time.",
-			strings.ToLower(r.Kind), instance.Name, r.Job).WithTarget(string(instance.ID)).
-			WithAction("Wait until the job has ended: az dataprotection job show --job-id " + r.Job + ".")
+		return busy(instance, strings.ToLower(r.Kind), r.Job)
 	}
 	return nil
+}
+
+// busy is the 409 that names the job which is in the way.
+func busy(instance *storedInstance, kind, job string) *arm.Error {
+	return arm.Conflict(codeBusy, "A %s of the backup instance '%s' is running (job %s); there can be one at a time.", kind, instance.Name, job).
+		WithTarget(string(instance.ID)).WithAction("Wait until the job has ended: az dataprotection job show --job-id " + job + ".")
 }

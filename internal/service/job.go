@@ -32,6 +32,9 @@ const (
 	originTag        = "retentionTag"
 	originTagVersion = "retentionTagVersion"
 	originJob        = "jobId"
+	// The slot is absent of a backup on demand. The lifetime is that of the tag when the backup started.
+	originSlot     = "scheduledTime"
+	originLifetime = "deleteAfter"
 )
 
 // BackupNow starts a backup of an instance. The operation has ended: it tells the job.
@@ -59,7 +62,12 @@ func (s *Service) BackupNow(ctx context.Context, id arm.ID, in *backup.AdhocRequ
 		if err != nil {
 			return err
 		}
-		op, err = s.startBackup(tx, w, tag, extension)
+		l := launch{name: newID(), tag: tag}
+		if err := s.startBackup(tx, w, l, extension); err != nil {
+			return err
+		}
+		job := w.vault.ID.Child("backupJobs", l.name)
+		op, err = endedOperation(tx, operationBackup, w.instance.ID, &job)
 		return err
 	})
 	return op, location, err
@@ -92,46 +100,67 @@ func loadWork(tx *store.Tx, id arm.ID) (*work, error) {
 	return w, nil
 }
 
-// startBackup writes operation, job and request, which belong together.
-func (s *Service) startBackup(tx *store.Tx, w *work, tag string, extension *link.Extension) (store.Operation, error) {
-	name, point := newID(), strings.ReplaceAll(newID(), "-", "")
+// launch is what distinguishes a backup from others of its instance.
+type launch struct {
+	// name is the job's.
+	name, tag string
+	// slot is zero for a backup on demand.
+	slot time.Time
+}
+
+// newBackupJob is the job of a backup that has just begun.
+func newBackupJob(now time.Time, w *work, l launch) *backup.Job {
+	job := newJob(now, w, backup.OperationBackup)
+	job.ExtendedInfo.AdditionalDetails = map[string]string{"RetentionTag": l.tag}
+	if !l.slot.IsZero() {
+		job.IsUserTriggered = false
+		job.ExtendedInfo.AdditionalDetails["ScheduledTime"] = l.slot.UTC().Format(time.RFC3339)
+	}
+	return job
+}
+
+// startBackup writes job and request, which belong together.
+func (s *Service) startBackup(tx *store.Tx, w *work, l launch, extension *link.Extension) error {
+	point := strings.ReplaceAll(newID(), "-", "")
 	secret, err := tx.VaultKey(w.vault.ID, nil)
 	if err != nil {
-		return store.Operation{}, err
+		return err
 	}
 	keys, err := sealing.For(secret, point)
 	if err != nil {
-		return store.Operation{}, err
+		return err
 	}
-	job := newJob(tx.Now(), w, backup.OperationBackup)
-	job.ExtendedInfo.AdditionalDetails = map[string]string{"RetentionTag": tag}
-	jobID := w.vault.ID.Child("backupJobs", name)
+	jobID := w.vault.ID.Child("backupJobs", l.name)
 	scope := w.instance.Properties.Scope()
+	origin := map[string]string{
+		originVault: string(w.vault.ID), originInstance: string(w.instance.ID), originGUID: w.instance.GUID,
+		originFriendly: w.instance.Properties.FriendlyName, originCluster: string(w.cluster), originPolicy: string(w.policy.ID),
+		originTag: l.tag, originTagVersion: strconv.FormatInt(ticks(w.policyModified), 10), originJob: string(jobID),
+	}
+	if !l.slot.IsZero() {
+		origin[originSlot] = l.slot.UTC().Format(time.RFC3339)
+	}
+	if d, ok := lifetime(&w.policy.Properties, l.tag); ok {
+		origin[originLifetime] = d.String()
+	}
 	spec := v1alpha1.BackupSpec{
 		RecoveryPointID: point, Recipient: keys.Recipient, SnapshotVolumes: *scope.SnapshotVolumes,
 		Location: v1alpha1.StorageLocation{ContainerURL: extension.ContainerURL, Prefix: w.instance.prefix()},
 		Filter:   filter(scope.IncludedNamespaces, scope.ExcludedNamespaces, scope.IncludeClusterScopeResources),
-		Origin: map[string]string{
-			originVault: string(w.vault.ID), originInstance: string(w.instance.ID), originGUID: w.instance.GUID,
-			originFriendly: w.instance.Properties.FriendlyName, originCluster: string(w.cluster), originPolicy: string(w.policy.ID),
-			originTag: tag, originTagVersion: strconv.FormatInt(ticks(w.policyModified), 10), originJob: string(jobID),
-		},
+		Origin:   origin,
 	}
-	return startJob(tx, w, job, jobID, store.Request{Kind: "Backup", Cluster: w.cluster.Key(), Point: point}, spec)
+	return startJob(tx, w, newBackupJob(tx.Now(), w, l), jobID, store.Request{Kind: "Backup", Cluster: w.cluster.Key(), Point: point}, spec)
 }
 
-// startJob adds the job, its request and the operation that tells of it.
-func startJob(tx *store.Tx, w *work, job *backup.Job, jobID arm.ID, r store.Request, spec any) (store.Operation, error) {
+// startJob adds the job and its request.
+func startJob(tx *store.Tx, w *work, job *backup.Job, jobID arm.ID, r store.Request, spec any) error {
 	r.Name, r.Job = jobID.Name(), jobID.Name()
 	r.Vault, r.Instance = w.vault.ID.Key(), w.instance.ID.Key()
 	job.ExtendedInfo.SubTasks = subTasks(r.Kind, job.ActivityID, v1alpha1.Status{})
 	if err := ask(tx, r, spec); err != nil {
-		return store.Operation{}, err
+		return err
 	}
-	if err := putJob(tx, store.Job{Name: jobID.Name(), Vault: r.Vault, Instance: r.Instance}, job); err != nil {
-		return store.Operation{}, err
-	}
-	return endedOperation(tx, r.Kind, w.instance.ID, &jobID)
+	return putJob(tx, store.Job{Name: jobID.Name(), Vault: r.Vault, Instance: r.Instance}, job)
 }
 
 // ticks is a time in .NET's unit, which Azure's tag versions are in.

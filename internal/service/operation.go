@@ -10,8 +10,10 @@ import (
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
-// The kinds of operations that wait for a cluster.
+// The kinds of operations that are about jobs, and of those that wait for a cluster.
 const (
+	operationBackup          = "Backup"
+	operationRestore         = "Restore"
 	operationConfigure       = "ConfigureProtection"
 	operationValidateBackup  = "ValidateForBackup"
 	operationValidateRestore = "ValidateForRestore"

@@ -64,6 +64,9 @@ func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.I
 			if err := tx.Save(&row, policy); err != nil {
 				return err
 			}
+			if err := s.reschedulePolicy(tx, row.ID); err != nil {
+				return err
+			}
 		}
 		policy.ETag = weak(row.ETag)
 		return nil

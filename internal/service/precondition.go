@@ -13,6 +13,13 @@ import (
 // readCluster is the action that the vault's identity needs on a cluster: Reader has it.
 const readCluster = "Microsoft.ContainerService/managedClusters/read"
 
+// Codes of Azure's for what may be over soon.
+const (
+	codeClusterStopped     = "UserErrorKubernetesBackupClusterIsStopped"
+	codeExtensionUnhealthy = "UserErrorKubernetesBackupExtensionUnhealthy"
+	codeBusy               = "UserErrorConflictingOperationInProgress"
+)
+
 // clusterFacts are what decides whether a cluster can be asked for work.
 type clusterFacts struct {
 	// exists and granted say whether there is such a cluster, and whether the vault's identity may read it.
@@ -78,16 +85,16 @@ func (f clusterFacts) check(vault *backup.VaultResource, cluster arm.ID) error {
 		return userError("UserErrorKubernetesBackupExtensionNotFoundError", cluster, "The backup extension is not installed in the cluster '%s'.", cluster.Name()).
 			WithAction("Install it: az aks extension create --extension-type microsoft.dataprotection.kubernetes.")
 	case !f.connected:
-		return userError("UserErrorKubernetesBackupClusterIsStopped", cluster, "The cluster '%s' is not connected: its connector has not been heard of for more than %s.", cluster.Name(), seenFor).
+		return userError(codeClusterStopped, cluster, "The cluster '%s' is not connected: its connector has not been heard of for more than %s.", cluster.Name(), seenFor).
 			WithAction("Start the cluster, and see whether the connector runs: kubectl get pods -n dataprotection-microsoft.")
 	case f.state == nil:
-		return userError("UserErrorKubernetesBackupExtensionUnhealthy", cluster, "The backup extension is not installed in the cluster '%s' yet.", cluster.Name()).
+		return userError(codeExtensionUnhealthy, cluster, "The backup extension is not installed in the cluster '%s' yet.", cluster.Name()).
 			WithAction("Wait until az aks extension show says Succeeded.")
 	case f.state.State == link.ExtensionFailed:
 		return userError("UserErrorKubernetesBackupExtensionHasErrors", cluster, "The backup extension in the cluster '%s' has failed: %s", cluster.Name(), f.state.Message).
 			WithAction("Remove what it says, or install the extension again.")
 	case f.state.State != link.ExtensionReady:
-		return userError("UserErrorKubernetesBackupExtensionUnhealthy", cluster, "The backup extension in the cluster '%s' is not ready (%s): %s", cluster.Name(), f.state.State, f.state.Message).
+		return userError(codeExtensionUnhealthy, cluster, "The backup extension in the cluster '%s' is not ready (%s): %s", cluster.Name(), f.state.State, f.state.Message).
 			WithAction("Look at its pods: kubectl get pods -n dataprotection-microsoft.")
 	}
 	return nil

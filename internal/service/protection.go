@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -60,7 +61,7 @@ func (s *Service) MoveProtection(ctx context.Context, by Ref, id arm.ID, action 
 		if op, err = endedOperation(tx, move.operation, row.ID, nil); err != nil {
 			return err
 		}
-		return tx.Save(&row, instance)
+		return errors.Join(tx.Save(&row, instance), s.reschedule(tx, &instance))
 	})
 	return op, changed, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/backup"
 	"github.com/cairn-backup/cairn/internal/iso8601"
 	"github.com/cairn-backup/cairn/internal/link"
+	"github.com/cairn-backup/cairn/internal/retention"
 	"github.com/cairn-backup/cairn/internal/sealing"
 	"github.com/cairn-backup/cairn/internal/store"
 )
@@ -237,15 +238,15 @@ func (s *Service) backupEnded(tx *store.Tx, r store.Request, job *backup.Job, st
 			job.ExtendedInfo.WarningDetails = append(job.ExtendedInfo.WarningDetails, backup.Warning{ResourceName: issue.Resource, Warning: userFacing(issue, job.ActivityID)})
 		}
 	}
-	_, err := addRecoveryPoint(tx, r, job, status)
+	_, err := recordPoint(tx, r, job, status)
 	return err
 }
 
-// addRecoveryPoint makes the recovery point's row of what the backup was asked and what it said, and names it in the job.
-func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (store.RecoveryPoint, error) {
+// newRecoveryPoint is the recovery point's row, of what the backup was asked and what it said, with the request's origin; it is named in the job.
+func newRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (store.RecoveryPoint, map[string]string, error) {
 	var spec v1alpha1.BackupSpec
 	if err := json.Unmarshal(r.Spec, &spec); err != nil {
-		return store.RecoveryPoint{}, fmt.Errorf("stored spec of request %s: %w", r.Name, err)
+		return store.RecoveryPoint{}, nil, fmt.Errorf("stored spec of request %s: %w", r.Name, err)
 	}
 	at, began := tx.Now().UTC(), job.StartTime
 	if status.RecoveryPointTime != nil {
@@ -265,7 +266,7 @@ func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1
 		DataStores: []backup.DataStoreDetails{{ID: newID(), Type: backup.OperationalStore, CreationTime: began, Visible: true, State: "COMMITTED"}},
 	})
 	if err != nil {
-		return store.RecoveryPoint{}, fmt.Errorf("recovery point %s: %w", r.Point, err)
+		return store.RecoveryPoint{}, nil, fmt.Errorf("recovery point %s: %w", r.Point, err)
 	}
 	snapshots := status.Snapshots
 	if snapshots == nil {
@@ -273,14 +274,34 @@ func addRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1
 	}
 	ledger, err := json.Marshal(snapshots)
 	if err != nil {
-		return store.RecoveryPoint{}, fmt.Errorf("recovery point %s: %w", r.Point, err)
+		return store.RecoveryPoint{}, nil, fmt.Errorf("recovery point %s: %w", r.Point, err)
 	}
 	job.ExtendedInfo.TargetRecoverPoint = &backup.JobRecoveryPoint{RecoveryPointID: r.Point, RecoveryPointTime: at}
-	p := store.RecoveryPoint{
+	return store.RecoveryPoint{
 		Name: r.Point, Vault: r.Vault, Instance: r.Instance, Cluster: r.Cluster, GUID: spec.Origin[originGUID], Job: r.Job, Time: at,
 		Container: spec.Location.ContainerURL, Prefix: spec.Location.Prefix, Snapshots: ledger, Body: body,
+	}, spec.Origin, nil
+}
+
+// addRecoveryPoint makes the recovery point, which expires when its tag's lifetime is over. What expired before it may go now, since it is the newest.
+func addRecoveryPoint(tx *store.Tx, p store.RecoveryPoint, origin map[string]string) error {
+	if text := origin[originLifetime]; text != "" {
+		d, err := iso8601.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("lifetime of recovery point %s: %w", p.Name, err)
+		}
+		p.Expires = retention.Expiry(p.Time, d)
 	}
-	return p, tx.PutRecoveryPoint(p)
+	if text := origin[originSlot]; text != "" {
+		var err error
+		if p.Slot, err = time.Parse(time.RFC3339, text); err != nil {
+			return fmt.Errorf("slot of recovery point %s: %w", p.Name, err)
+		}
+		if err := tx.ScheduleSucceeded(p.GUID, p.Slot); err != nil {
+			return err
+		}
+	}
+	return errors.Join(tx.PutRecoveryPoint(p), tx.LookNow(p.GUID))
 }
 
 // lateReport takes over what comes after the job was given up: the job stays as it ended, but a recovery point that was
@@ -293,7 +314,7 @@ func (s *Service) lateReport(tx *store.Tx, r store.Request, row store.Job, job *
 		Message: fmt.Sprintf("The cluster reported at %s, after the job had been given up, that the %s ended as %s.", tx.Now().UTC().Format(time.RFC3339), r.Kind, status.Phase),
 		Action:  "Look at the cluster's workloads, and repeat the job if that is needed."}
 	if r.Kind == "Backup" && status.Committed {
-		stays, err := lateRecoveryPoint(tx, r, job, &status)
+		stays, err := recordPoint(tx, r, job, &status)
 		if err != nil {
 			return err
 		}
@@ -315,14 +336,14 @@ func (s *Service) strayReport(tx *store.Tx, r store.Request, status v1alpha1.Bac
 	if r.Kind != "Backup" || !status.Phase.Final() || !status.Committed {
 		return nil
 	}
-	_, err := lateRecoveryPoint(tx, r, &backup.Job{StartTime: r.Created}, &status)
+	_, err := recordPoint(tx, r, &backup.Job{StartTime: r.Created}, &status)
 	return err
 }
 
-// lateRecoveryPoint records the recovery point of a backup that had been given up, and says whether it stays. It does not when
-// its instance has been deleted or is being deleted: nobody else would delete it, and so the cluster is asked to.
-func lateRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (stays bool, err error) {
-	p, err := addRecoveryPoint(tx, r, job, status)
+// recordPoint records the recovery point of a backup, and says whether it stays. It does not when its instance has been deleted or is being
+// deleted: then it goes into the ledger.
+func recordPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha1.BackupStatus) (stays bool, err error) {
+	p, origin, err := newRecoveryPoint(tx, r, job, status)
 	if err != nil {
 		return false, err
 	}
@@ -331,9 +352,9 @@ func lateRecoveryPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v
 		return false, err
 	}
 	if err == nil && instance.GUID == p.GUID && instance.Properties.CurrentProtectionState != backup.SoftDeleting {
-		return true, nil
+		return true, addRecoveryPoint(tx, p, origin)
 	}
-	return false, askDelete(tx, "", p)
+	return false, tx.Discard(p, whyInstanceDeleted)
 }
 
 // showRestore writes a restore's counts into its job.
@@ -378,7 +399,7 @@ func (s *Service) validationEnded(tx *store.Tx, r store.Request, failure *arm.Er
 		return err
 	}
 	if (op.Kind == operationConfigure || op.Kind == operationSync) && op.Status == arm.OperationInProgress {
-		if err := configured(tx, op, failure); err != nil {
+		if err := s.configured(tx, op, failure); err != nil {
 			return err
 		}
 	}
@@ -386,7 +407,7 @@ func (s *Service) validationEnded(tx *store.Tx, r store.Request, failure *arm.Er
 }
 
 // configured tells an instance what an operation on it came to.
-func configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
+func (s *Service) configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
 	instance, row, err := store.Load[storedInstance](tx, op.Resource)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -398,30 +419,30 @@ func configured(tx *store.Tx, op store.Operation, failure *arm.Error) error {
 	} else {
 		instance.settle(failure)
 	}
-	return tx.Save(&row, instance)
+	return errors.Join(tx.Save(&row, instance), s.reschedule(tx, &instance))
 }
 
-// deletionEnded removes a recovery point's row when the cluster has deleted it, and ends the instance's deletion with the
+// deletionEnded removes what is known of a recovery point when the cluster has deleted it, and ends the instance's deletion with the
 // last one.
 func (s *Service) deletionEnded(tx *store.Tx, r store.Request, status v1alpha1.Status) error {
 	if status.Phase != v1alpha1.PhaseFailed {
-		if err := tx.DeleteRecoveryPoint(r.Point); err != nil {
+		if err := errors.Join(tx.DeleteRecoveryPoint(r.Point), tx.Deleted(r.Point)); err != nil {
 			return err
 		}
 	}
 	return s.deletionEndedWith(tx, r)
 }
 
-// deletionEndedWith ends the operation, if there is one, when the request was the last that it waited for.
+// deletionEndedWith tells of a DeleteBackup that is over the ledger, or the operation that waits for it when it was the last one.
 func (s *Service) deletionEndedWith(tx *store.Tx, r store.Request) error {
 	if r.Operation == "" {
-		cause, err := deletionFailure(r)
-		if cause != nil {
-			s.Log.Error("recovery point of a deleted instance is left", "cluster", r.Cluster, "point", r.Point, "request", r.Name, "error", cause)
-		}
-		return err
+		return s.deletionTried(tx, r)
 	}
 	requests, err := tx.RequestsOfOperation(r.Operation)
+	if err != nil {
+		return err
+	}
+	_, connected, err := s.reach(tx, arm.ID(r.Cluster))
 	if err != nil {
 		return err
 	}
@@ -433,6 +454,9 @@ func (s *Service) deletionEndedWith(tx *store.Tx, r store.Request) error {
 		cause, err := deletionFailure(other)
 		if err != nil {
 			return err
+		}
+		if other.Ended.IsZero() && !connected {
+			cause = nil // the cluster has disappeared: what it was asked for goes into the ledger
 		}
 		if cause != nil && failed == nil {
 			failed = &arm.Error{Status: 400, Code: "BackupPluginDeleteBackupOperationFailed", Target: other.Instance,
@@ -467,9 +491,19 @@ func (s *Service) instanceDeleted(tx *store.Tx, r store.Request, failed *arm.Err
 		return err
 	}
 	if failed != nil {
-		return configured(tx, op, failed)
+		return s.configured(tx, op, failed)
 	}
-	return s.remove(tx, op.Resource)
+	instance, _, err := store.Load[storedInstance](tx, op.Resource)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	points, err := tx.RecoveryPoints(instance.GUID)
+	if err != nil {
+		return err
+	}
+	return s.removeInstance(tx, &instance, points)
 }
 
 func duration(d time.Duration) iso8601.Duration {

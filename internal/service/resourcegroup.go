@@ -194,7 +194,7 @@ func (s *Service) remove(tx *store.Tx, id arm.ID) error {
 		case strings.EqualFold(typ, TypeVault):
 			err = tx.ForgetVault(r.ID)
 		case strings.EqualFold(typ, TypeCluster):
-			err = s.removeNodeGroup(tx, r, id)
+			err = errors.Join(tx.AbandonDeletions(r.ID), s.removeNodeGroup(tx, r, id))
 		}
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/backup"
+	"github.com/cairn-backup/cairn/internal/retention"
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
@@ -42,7 +43,10 @@ func (s *Service) Restore(ctx context.Context, by Ref, id arm.ID, in *backup.Res
 		}
 		jobID := w.vault.ID.Child("backupJobs", newID())
 		spec.IdentitySecret = jobID.Name()
-		op, err = startJob(tx, w, job, jobID, store.Request{Kind: "Restore", Cluster: in.ClusterID().Key(), Point: point.Name}, spec)
+		if err := startJob(tx, w, job, jobID, store.Request{Kind: "Restore", Cluster: in.ClusterID().Key(), Point: point.Name}, spec); err != nil {
+			return err
+		}
+		op, err = endedOperation(tx, operationRestore, w.instance.ID, &jobID)
 		return err
 	})
 	return op, location, err
@@ -135,25 +139,18 @@ func (s *Service) RecoveryPoints(ctx context.Context, instanceID arm.ID, f backu
 			return err
 		}
 		var rows []store.RecoveryPoint
-		rows, next, err = tx.RecoveryPointsPage(instance.GUID, f.Start, f.End, page)
-		if err != nil {
+		if rows, next, err = tx.RecoveryPointsPage(instance.GUID, f.Start, f.End, page); err != nil {
 			return err
 		}
-		for _, row := range rows {
-			p, err := recoveryPointResource(instance.ID, row)
-			if err != nil {
-				return err
-			}
-			found = append(found, p)
-		}
-		return nil
+		found, err = s.recoveryPointResources(tx, &instance, rows)
+		return err
 	})
 	return found, next, err
 }
 
 // RecoveryPoint finds an instance's recovery point.
 func (s *Service) RecoveryPoint(ctx context.Context, instanceID arm.ID, name string) (RecoveryPointResource, error) {
-	var found RecoveryPointResource
+	var found []RecoveryPointResource
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
 		instance, _, err := Load[storedInstance](tx, instanceID)
 		if err != nil {
@@ -165,10 +162,35 @@ func (s *Service) RecoveryPoint(ctx context.Context, instanceID arm.ID, name str
 		} else if err != nil {
 			return err
 		}
-		found, err = recoveryPointResource(instance.ID, row)
+		found, err = s.recoveryPointResources(tx, &instance, []store.RecoveryPoint{row})
 		return err
 	})
-	return found, err
+	if err != nil {
+		return RecoveryPointResource{}, err
+	}
+	return found[0], nil
+}
+
+// recoveryPointResources are an instance's recovery points as they are told, with the verdict on each.
+func (s *Service) recoveryPointResources(tx *store.Tx, instance *storedInstance, rows []store.RecoveryPoint) ([]RecoveryPointResource, error) {
+	decided, err := verdicts(tx, s.Now(), instance)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]retention.Verdict, len(decided))
+	for _, v := range decided {
+		byName[v.ID] = v
+	}
+	var out []RecoveryPointResource
+	for _, row := range rows {
+		p, err := recoveryPointResource(instance.ID, row)
+		if err != nil {
+			return nil, err
+		}
+		tellRetention(&p, row, byName[row.Name])
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func recoveryPointResource(instance arm.ID, row store.RecoveryPoint) (RecoveryPointResource, error) {

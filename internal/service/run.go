@@ -2,35 +2,94 @@ package service
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
-// runEvery is how often the service looks for what is due by time alone.
+// runEvery is how often the service looks at the latest for what is due by time alone, by a clock that is never set: so that the one that is gets noticed.
 const runEvery = 15 * time.Second
+
+// coalesce is how long changes are gathered before what they have made due is looked for.
+const coalesce = 50 * time.Millisecond
 
 // Run does what is due by time alone, and at first what was left when the service ended, until ctx ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error {
 	since := s.Now()
+	s.try(ctx, "dating recovery points", s.dateOldPoints)
+	s.try(ctx, "scheduling", s.RescheduleAll)
+	var loops sync.WaitGroup
+	loops.Go(func() { s.startLoop(ctx) })
+	loops.Go(func() { s.loop(ctx, "expiring recovery points", s.Prune) })
+	loops.Go(func() { s.loop(ctx, "deleting recovery points", s.Delete) })
+	loops.Go(func() { s.keepHouse(ctx, since) })
+	loops.Wait()
+	return nil
+}
+
+// try logs what fails: it is tried again.
+func (s *Service) try(ctx context.Context, what string, f func(context.Context) error) {
+	if err := f(ctx); err != nil && ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, what+" failed", "error", err)
+	}
+}
+
+// startLoop starts scheduled backups when they are due. When the clock has gone back, all slots are counted anew.
+func (s *Service) startLoop(ctx context.Context) {
+	last := s.Now().Round(0) // without the reading of a clock that never goes back
+	s.loop(ctx, "starting scheduled backups", func(ctx context.Context) (time.Time, error) {
+		now := s.Now().Round(0)
+		back := now.Before(last)
+		if last = now; back {
+			s.Log.WarnContext(ctx, "the clock went back: schedules are looked at anew")
+			if err := s.RescheduleAll(ctx); err != nil {
+				return time.Time{}, err
+			}
+		}
+		return s.StartDue(ctx)
+	})
+}
+
+// loop does what is due whenever something is: at the time that f gave, when the state has changed, and every runEvery.
+func (s *Service) loop(ctx context.Context, what string, f func(context.Context) (next time.Time, err error)) {
+	for ctx.Err() == nil {
+		changed := s.DB.Changed()
+		wait := runEvery
+		s.try(ctx, what, func(ctx context.Context) error {
+			next, err := f(ctx)
+			if err == nil && !next.IsZero() {
+				wait = max(0, min(wait, next.Sub(s.Now().Round(0))))
+			}
+			return err
+		})
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-changed:
+			select {
+			case <-ctx.Done():
+			case <-time.After(min(wait, coalesce)):
+			}
+		}
+		timer.Stop()
+	}
+}
+
+// keepHouse does what need not be done to the second.
+func (s *Service) keepHouse(ctx context.Context, since time.Time) {
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	for {
 		s.clearAccounts(ctx)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
-		if err := s.ExpireExtensions(ctx); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "expiring installations failed", "error", err)
-		}
-		if err := s.GiveUp(ctx, since); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "giving up requests failed", "error", err)
-		}
-		if err := s.PurgeDeleted(ctx); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "purging deleted instances failed", "error", err)
-		}
-		if err := s.PruneJobs(ctx); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "forgetting old jobs failed", "error", err)
-		}
+		s.try(ctx, "expiring installations", s.ExpireExtensions)
+		s.try(ctx, "giving up requests", func(ctx context.Context) error { return s.GiveUp(ctx, since) })
+		s.try(ctx, "purging deleted instances", s.PurgeDeleted)
+		s.try(ctx, "forgetting old jobs", s.PruneJobs)
+		s.try(ctx, "forgetting old runs", s.forgetRuns)
 	}
 }

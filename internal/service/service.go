@@ -21,6 +21,8 @@ type Blobs interface {
 	CreateContainer(account, container string) (created bool, err error)
 	DeleteContainer(account, container string) error
 	Containers(account string) ([]string, error)
+	// DeleteBlobs removes the blobs whose names begin with a prefix: those named first before all others.
+	DeleteBlobs(account, container, prefix string, first ...string) error
 	DeleteAccount(account string) error
 }
 
@@ -42,6 +44,8 @@ type Service struct {
 	Closing <-chan struct{}
 	// Limits are those of jobs.
 	Limits Limits
+	// ScheduleJitter spreads the starts of scheduled backups: each slot begins by up to that much later.
+	ScheduleJitter time.Duration
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string

@@ -26,8 +26,8 @@ func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error
 }
 
 // ForgetVault removes a vault's secret and jobs, and the restores that were given up: they cannot go on without the secret, and
-// a vault made later under the same name has another. Its backups go on, so that what they leave is heard of. Rows of recovery
-// points stay, if there are any left: they are the ledger of storage snapshots that nobody could delete.
+// a vault made later under the same name has another. Its backups go on, so that what they leave is heard of. What is still to be
+// deleted of its recovery points stays in the ledger.
 func (tx *Tx) ForgetVault(vault arm.ID) error {
 	for _, statement := range []string{`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`,
 		`DELETE FROM requests WHERE vault = $1 AND given_up > 0 AND kind IN ('Restore', 'ValidateForRestore')`} {
@@ -210,7 +210,7 @@ type Request struct {
 const requestKept = 30 * 24 * time.Hour
 
 // PutRequest adds a request, or stores how far it is. A second backup or restore of an instance that has one running is
-// ErrConflict. Requests that ended long ago are removed on this occasion.
+// ErrConflict. Requests that ended long ago are removed on this occasion; a slot that waits for the end of this one is looked at.
 func (tx *Tx) PutRequest(r Request) error {
 	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, ended = $4 WHERE name = $5`,
 		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended), r.Name)
@@ -225,6 +225,9 @@ func (tx *Tx) PutRequest(r Request) error {
 		if err == nil {
 			_, err = tx.exec(`DELETE FROM requests WHERE ended > 0 AND ended < $1 OR given_up > 0 AND given_up < $1`, micros(tx.now.Add(-requestKept)))
 		}
+	}
+	if over := !r.Ended.IsZero() || !r.GivenUp.IsZero(); err == nil && over && r.Job != "" {
+		err = tx.wakeInstance(r.Instance)
 	}
 	if err != nil {
 		return fmt.Errorf("request %s: %w", r.Name, err)
@@ -314,19 +317,106 @@ type RecoveryPoint struct {
 	Container, Prefix string
 	// Snapshots are the storage snapshots that belong to it: a list of v1alpha1.VolumeSnapshotRecord.
 	Snapshots json.RawMessage
+	// Slot is that of the schedule, zero for a backup on demand.
+	Slot time.Time
+	// Expires is zero while it is not known.
+	Expires time.Time
 	// Body is a backup.RecoveryPoint.
 	Body json.RawMessage
 }
 
 // PutRecoveryPoint adds a recovery point; one that exists stays as it is.
 func (tx *Tx) PutRecoveryPoint(p RecoveryPoint) error {
-	_, err := tx.exec(`INSERT INTO recovery_points (name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, body)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING`,
-		p.Name, p.Vault, p.Instance, p.GUID, p.Cluster, p.Job, micros(p.Time), p.Container, p.Prefix, string(p.Snapshots), string(p.Body))
+	_, err := tx.exec(`INSERT INTO recovery_points (name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, slot, expires, look, body)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13) ON CONFLICT (name) DO NOTHING`,
+		p.Name, p.Vault, p.Instance, p.GUID, p.Cluster, p.Job, micros(p.Time), p.Container, p.Prefix, string(p.Snapshots), micros(p.Slot), micros(p.Expires), string(p.Body))
 	if err != nil {
 		return fmt.Errorf("recovery point %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// ExpireRecoveryPoint stores when a recovery point expires that did not know it.
+func (tx *Tx) ExpireRecoveryPoint(name string, expires time.Time) error {
+	if _, err := tx.exec(`UPDATE recovery_points SET expires = $1, look = $1 WHERE name = $2 AND expires = 0`, micros(expires), name); err != nil {
+		return fmt.Errorf("recovery point %s: %w", name, err)
+	}
+	return nil
+}
+
+// TimelessPoints are the recovery points of which it is not known when they expire.
+func (tx *Tx) TimelessPoints() ([]RecoveryPoint, error) {
+	found, err := tx.recoveryPoints(`WHERE expires = 0 ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("recovery points: %w", err)
+	}
+	return found, nil
+}
+
+// Expiring are the GUIDs of up to n instances with recovery points that are to be decided on now, and their instances' keys.
+func (tx *Tx) Expiring(n int) (map[string]string, error) {
+	found := map[string]string{}
+	err := tx.query(func(rows *sql.Rows) error {
+		var guid, instance string
+		err := rows.Scan(&guid, &instance)
+		found[guid] = instance
+		return err
+	}, `SELECT guid, instance FROM recovery_points WHERE look > 0 AND look <= $1 ORDER BY look, name LIMIT $2`, micros(tx.now), n)
+	if err != nil {
+		return nil, fmt.Errorf("expiring recovery points: %w", err)
+	}
+	return found, nil
+}
+
+// NextLook is when a recovery point is to be decided on next; zero when none is.
+func (tx *Tx) NextLook() (time.Time, error) { return tx.first("recovery_points", "look") }
+
+// LookAgain puts the next decision on those recovery points of an instance that are due for one off until then.
+func (tx *Tx) LookAgain(guid string, then time.Time) error {
+	if _, err := tx.exec(`UPDATE recovery_points SET look = $1 WHERE guid = $2 AND look > 0 AND look <= $3`, micros(then), guid, micros(tx.now)); err != nil {
+		return fmt.Errorf("recovery points of instance %s: %w", guid, err)
+	}
+	return nil
+}
+
+// LookNow lets all recovery points of an instance be decided on when they expire, or at once if they have: something that kept them has changed.
+func (tx *Tx) LookNow(guid string) error {
+	if _, err := tx.exec(`UPDATE recovery_points SET look = expires WHERE guid = $1 AND look > expires`, guid); err != nil {
+		return fmt.Errorf("recovery points of instance %s: %w", guid, err)
+	}
+	return nil
+}
+
+// PointTimes are an instance's recovery points, named by its GUID, with no more than Name, Time and Expires.
+func (tx *Tx) PointTimes(guid string) ([]RecoveryPoint, error) {
+	var found []RecoveryPoint
+	err := tx.query(func(rows *sql.Rows) error {
+		var p RecoveryPoint
+		var at, expires int64
+		err := rows.Scan(&p.Name, &at, &expires)
+		p.Time, p.Expires = timeOf(at), timeOf(expires)
+		found = append(found, p)
+		return err
+	}, `SELECT name, point, expires FROM recovery_points WHERE guid = $1`, guid)
+	if err != nil {
+		return nil, fmt.Errorf("recovery points of instance %s: %w", guid, err)
+	}
+	return found, nil
+}
+
+// PointsBeingRead are the recovery points of an instance that restores read, or may still read in the cluster.
+func (tx *Tx) PointsBeingRead(instance arm.ID) (map[string]bool, error) {
+	read := map[string]bool{}
+	err := tx.query(func(rows *sql.Rows) error {
+		var point string
+		err := rows.Scan(&point)
+		read[point] = true
+		return err
+	}, `SELECT point FROM requests WHERE instance = $1 AND ended = 0 AND kind = 'Restore' AND (given_up = 0 OR status <> '')`, instance.Key())
+	if err != nil {
+		return nil, fmt.Errorf("restores of %s: %w", instance, err)
+	}
+	return read, nil
 }
 
 // DeleteRecoveryPoint removes a recovery point's row, if there is one.
@@ -362,14 +452,14 @@ func (tx *Tx) recoveryPoints(where string, args ...any) ([]RecoveryPoint, error)
 	var found []RecoveryPoint
 	err := tx.query(func(rows *sql.Rows) error {
 		var p RecoveryPoint
-		var at int64
+		var at, slot, expires int64
 		var snapshots, body string
-		if err := rows.Scan(&p.Name, &p.Vault, &p.Instance, &p.GUID, &p.Cluster, &p.Job, &at, &p.Container, &p.Prefix, &snapshots, &body); err != nil {
+		if err := rows.Scan(&p.Name, &p.Vault, &p.Instance, &p.GUID, &p.Cluster, &p.Job, &at, &p.Container, &p.Prefix, &snapshots, &slot, &expires, &body); err != nil {
 			return err
 		}
-		p.Time, p.Snapshots, p.Body = timeOf(at), json.RawMessage(snapshots), json.RawMessage(body)
+		p.Time, p.Slot, p.Expires, p.Snapshots, p.Body = timeOf(at), timeOf(slot), timeOf(expires), json.RawMessage(snapshots), json.RawMessage(body)
 		found = append(found, p)
 		return nil
-	}, `SELECT name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, body FROM recovery_points `+where, args...)
+	}, `SELECT name, vault, instance, guid, cluster, job, point, container, prefix, snapshots, slot, expires, body FROM recovery_points `+where, args...)
 	return found, err
 }

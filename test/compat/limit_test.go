@@ -45,6 +45,7 @@ func TestOldJobsAreForgotten(t *testing.T) {
 	w.protect(t)
 	job := w.start(t, "/backup", adhoc)
 	w.finish(t, job)
+	w.Do("POST", w.instance+"/stopProtection", nil).Want(202) // what it has made stays, and its schedule makes no more
 	prune := func(after time.Duration) {
 		t.Helper()
 		w.later(now, after)

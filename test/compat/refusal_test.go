@@ -525,7 +525,7 @@ func TestProtectionMovesAndDeletion(t *testing.T) {
 	w.Do("DELETE", w.vault, nil).Want(204)
 }
 
-// TestInstanceOutlivesItsCluster deletes an instance whose cluster is gone: nobody can delete the snapshots, and the ledger of them stays.
+// TestInstanceOutlivesItsCluster deletes an instance whose cluster is gone: nobody can delete the snapshots, and the ledger keeps them.
 func TestInstanceOutlivesItsCluster(t *testing.T) {
 	data := t.TempDir()
 	w := setUp(t, daemontest.Start(t, daemon.Config{Data: data}))
@@ -536,10 +536,17 @@ func TestInstanceOutlivesItsCluster(t *testing.T) {
 	wantRefusal(t, w.Do("POST", w.instance+"/backup", adhoc), 404, "UserErrorGenericResourceNotFound", w.cluster.id, "does not exist")
 	w.Do("DELETE", w.instance, nil).Want(202)
 	w.Do("GET", w.instance, nil).Want(404)
+	eventually(t, "the ledger", func() error {
+		entry := w.Do("GET", w.vault+"/pendingDeletions", nil).Want(200)
+		if entry.At("value", 0, "properties", "blobs") != nil || entry.At("value", 0, "properties", "snapshots", 0, "handle") != "/snapshots/1" {
+			return fmt.Errorf("it is %v", entry.JSON)
+		}
+		return nil
+	})
 	w.Do("DELETE", w.vault, nil).Want(202)
 	rows := dump(t, data)
-	if len(rows["recovery_points"]) != 1 || !strings.Contains(rows["recovery_points"][0], "/snapshots/1") || len(rows["vault_keys"]) != 0 || len(rows["jobs"]) != 0 {
-		t.Errorf("what is left: %v %v %v", rows["recovery_points"], rows["vault_keys"], rows["jobs"])
+	if len(rows["recovery_points"]) != 0 || len(rows["deletions"]) != 1 || !strings.Contains(rows["deletions"][0], "/snapshots/1") || len(rows["vault_keys"]) != 0 || len(rows["jobs"]) != 0 {
+		t.Errorf("what is left: %v %v %v", rows["deletions"], rows["vault_keys"], rows["jobs"])
 	}
 }
 

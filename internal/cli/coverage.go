@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -116,7 +116,7 @@ func (in *Input) coverage(ctx context.Context, kube *kube, clusterID string) (co
 func (in *Input) coveringInstance(ctx context.Context, doc any) (coverage.Instance, error) {
 	id, properties := text(doc, "id"), at(doc, "properties")
 	policyID := text(properties, "policyInfo", "policyId")
-	i := coverage.Instance{ID: id, Name: text(doc, "name"), Vault: vaultOf(id), Policy: lastSegment(policyID),
+	i := coverage.Instance{ID: id, Name: text(doc, "name"), Vault: lastSegment(vaultID(id)), Policy: lastSegment(policyID),
 		State: text(properties, "currentProtectionState"), Problem: text(properties, "protectionErrorDetails", "message"), SnapshotVolumes: true}
 	if scopes, _ := at(properties, "policyInfo", "policyParameters", "backupDatasourceParametersList").([]any); len(scopes) > 0 {
 		i.IncludedNamespaces, i.ExcludedNamespaces = words(at(scopes[0], "includedNamespaces")), words(at(scopes[0], "excludedNamespaces"))
@@ -166,8 +166,7 @@ func interval(policy any) (time.Duration, error) {
 
 // leftOut is what the newest backup of an instance that made a recovery point left out of it, by claim.
 func (in *Input) leftOut(ctx context.Context, instance string) (map[string]coverage.Reason, error) {
-	vault := instance[:strings.LastIndex(strings.ToLower(instance), "/backupinstances/")]
-	jobs, err := in.list(ctx, vault+"/backupJobs", backupVersion, url.Values{"$filter": {"backupInstanceId eq '" + instance + "' and operation eq 'Backup'"}})
+	jobs, err := in.list(ctx, vaultID(instance)+"/backupJobs", backupVersion, filter("backupInstanceId eq "+quote(instance), "operation eq 'Backup'"))
 	if err != nil {
 		return nil, err
 	}
@@ -207,16 +206,10 @@ func words(v any) []string {
 	return out
 }
 
-// vaultOf is the name of the vault in the ID of something in it.
-func vaultOf(id string) string {
-	parts := strings.Split(id, "/")
-	for i, p := range parts[:len(parts)-1] {
-		if strings.EqualFold(p, "backupVaults") {
-			return parts[i+1]
-		}
-	}
-	return ""
-}
+// vaultID is the ID of the vault in the ID of something in it.
+func vaultID(id string) string { return inVault.FindString(id) }
+
+var inVault = regexp.MustCompile(`(?i)^.*/backupVaults/[^/]+`)
 
 // reportDocument is the report as it is printed: with sizes for people, too.
 func reportDocument(r coverage.Report) (map[string]any, error) {

@@ -193,7 +193,7 @@ func (e *enabling) findInstance(ctx context.Context) error {
 	if e.instance == nil && len(all) > 0 {
 		id := text(all[0], "id")
 		return fmt.Errorf("the cluster '%s' is backed up already, by the backup instance '%s' of the vault '%s' (%s). See what that protects with 'cairn coverage --cluster %s'; "+
-			"to begin anew, delete it first: az dataprotection backup-instance delete --ids %s", e.name, lastSegment(id), vaultOf(id),
+			"to begin anew, delete it first: az dataprotection backup-instance delete --ids %s", e.name, lastSegment(id), lastSegment(vaultID(id)),
 			text(all[0], "properties", "currentProtectionState"), e.name, id)
 	}
 	return nil
@@ -367,8 +367,7 @@ func (e *enabling) storage(ctx context.Context, settings map[string]any) error {
 // findVault makes the vault as Azure does, except for what there is no more than one copy of.
 func (e *enabling) findVault(ctx context.Context) error {
 	if e.instance != nil {
-		id := text(e.instance, "id")
-		vault, err := e.in.get(ctx, id[:strings.LastIndex(strings.ToLower(id), "/backupinstances/")], backupVersion)
+		vault, err := e.in.get(ctx, vaultID(text(e.instance, "id")), backupVersion)
 		if err != nil {
 			return err
 		}
@@ -594,7 +593,7 @@ func (e *enabling) startBackup(ctx context.Context, instance string) (job string
 
 // runningBackup is the job of a backup that an earlier run has started, or the schedule.
 func (e *enabling) runningBackup(ctx context.Context, instance string) (job string, err error) {
-	jobs, err := e.in.list(ctx, text(e.vault, "id")+"/backupJobs", backupVersion, url.Values{"$filter": {"backupInstanceId eq '" + instance + "' and operation eq 'Backup'"}})
+	jobs, err := e.in.list(ctx, text(e.vault, "id")+"/backupJobs", backupVersion, filter("backupInstanceId eq "+quote(instance), "operation eq 'Backup'"))
 	if err != nil {
 		return "", err
 	}

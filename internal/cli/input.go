@@ -203,14 +203,33 @@ func remove(version string) handler {
 	}
 }
 
-// act posts to the command's resource.
+// showBelow reads what is at a path below the command's resource.
+func showBelow(path string) handler {
+	return func(ctx context.Context, in *Input) (any, error) {
+		id, err := in.id(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return in.get(ctx, id+path, backupVersion)
+	}
+}
+
+// act posts to the command's resource, with the requests of the vault's resource guard if there are.
 func act(what, action, version string) handler {
 	return func(ctx context.Context, in *Input) (any, error) {
 		id, err := in.id(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return in.post(ctx, what+" "+lastSegment(id), id+"/"+action, version, nil)
+		requests := map[string]any{}
+		if err := in.addRequests(ctx, vaultID(id), requests); err != nil {
+			return nil, err
+		}
+		var body any
+		if len(requests) > 0 {
+			body = requests
+		}
+		return in.post(ctx, what+" "+lastSegment(id), id+"/"+action, version, body)
 	}
 }
 

@@ -19,15 +19,20 @@ const (
 	pointPath       = instancePath + "/recoveryPoints/{recovery-point-id}"
 	instanceColumns = "[].{Name:name, DataSource:properties.dataSourceInfo.resourceName, Status:properties.protectionStatus.status, ProvisioningState:properties.provisioningState, PolicyId:properties.policyInfo.policyId}"
 	pointColumns    = "[].{Name:name, Time:properties.recoveryPointTime, Type:properties.recoveryPointType, Tag:properties.retentionTagName, State:properties.recoveryPointState}"
+	deletedPath     = vaultPath + "/deletedBackupInstances"
+	deletedColumns  = "[].{Name:name, DataSource:properties.dataSourceInfo.resourceName, Deleted:properties.deletionInfo.deletionTime, Purge:properties.deletionInfo.scheduledPurgeTime, State:properties.currentProtectionState}"
+	scheduleColumns = "[].{Active:properties.active, TimeZone:properties.timeZone, Next:properties.nextSlots[0] || '', Waiting:properties.waiting.message || '', LastSuccessful:properties.lastSuccessfulSlot || '', LastOutcome:properties.runs[0].outcome || ''}"
 	aksType         = "Microsoft.ContainerService/managedClusters"
 	protectionPause = 2 * time.Second
 )
 
 var (
-	instanceArg    = Arg{Names: "--backup-instance-name --name -n", Required: true, Help: "The backup instance's name."}
-	instanceDocArg = Arg{Names: "--backup-instance", Kind: Object, Required: true, Help: "The backup instance: JSON or a file with JSON, such as the output of `backup-instance initialize`."}
-	requestDocArg  = Arg{Names: "--restore-request-object", Kind: Object, Required: true, Help: "The restore request: JSON or a file with JSON, such as the output of `restore initialize-for-item-recovery`."}
-	namespacesArgs = []Arg{
+	instanceArg     = Arg{Names: "--backup-instance-name --name -n", Required: true, Help: "The backup instance's name."}
+	instanceDocArg  = Arg{Names: "--backup-instance", Kind: Object, Required: true, Help: "The backup instance: JSON or a file with JSON, such as the output of `backup-instance initialize`."}
+	requestDocArg   = Arg{Names: "--restore-request-object", Kind: Object, Required: true, Help: "The restore request: JSON or a file with JSON, such as the output of `restore initialize-for-item-recovery`."}
+	policyIDArg     = Arg{Names: "--policy-id", Required: true, Help: "The policy's resource ID."}
+	backupConfigArg = Arg{Names: "--aks-backup-configuration --aks-config", Kind: Object, Help: "The output of `initialize-backupconfig`."}
+	namespacesArgs  = []Arg{
 		{Names: "--included-namespaces", Kind: Texts, Help: "Only these namespaces."},
 		{Names: "--excluded-namespaces", Kind: Texts, Help: "All namespaces but these."},
 		{Names: "--included-resource-type --included-resource-types", Kind: Texts, Help: "Only these kinds."},
@@ -64,19 +69,22 @@ var instanceCommands = []Command{
 	{Path: "dataprotection backup-instance delete", Help: "Stop protecting a cluster and delete its backups.", ID: instancePath, Confirm: true,
 		Run: instanceDelete, Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
 	{Path: "dataprotection backup-instance update-policy", Help: "Protect by another policy.", ID: instancePath, Run: instanceUpdate, Columns: instanceColumns,
-		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, {Names: "--policy-id", Required: true, Help: "The policy's resource ID."}}},
-	{Path: "dataprotection backup-instance update", Help: "Change what is backed up.", ID: instancePath, Run: instanceUpdate, Columns: instanceColumns,
-		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg,
-			{Names: "--aks-backup-configuration --aks-config", Kind: Object, Required: true, Help: "The output of `initialize-backupconfig`."}}},
+		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, requestsArg, policyIDArg}},
+	{Path: "dataprotection backup-instance update", Help: "Change what is backed up, by which policy, or tags.", ID: instancePath, Run: instanceUpdate, Columns: instanceColumns,
+		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, requestsArg, tagsArg, optional(policyIDArg), backupConfigArg}},
+	{Path: "dataprotection backup-instance validate-for-update", Help: "Check whether a change of a backup instance can work.", ID: instancePath, Run: validateForUpdate,
+		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, optional(policyIDArg), backupConfigArg}},
+	{Path: "dataprotection backup-instance wait", Help: "Wait until a backup instance is as it should be.", ID: instancePath, Run: waitFor(backupVersion),
+		Args: append([]Arg{instanceArg, vaultArg, groupArg}, waitArgs...)},
 	{Path: "dataprotection backup-instance adhoc-backup", Help: "Back up now. Answers the job's ID at once.", ID: instancePath, Run: adhocBackup,
 		Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg,
 			{Names: "--rule-name", Required: true, Help: "The policy's backup rule."},
 			{Names: "--retention-tag-override", Help: "The retention rule to keep it by. Default: Default."}},
 		Examples: []string{"dataprotection backup-instance adhoc-backup -n aks --vault-name v -g rg --rule-name BackupDaily"}},
 	{Path: "dataprotection backup-instance stop-protection", Help: "Stop backing up; keep what there is for ever.", ID: instancePath,
-		Run: act("Stopping", "stopProtection", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
+		Run: act("Stopping", "stopProtection", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, requestsArg}},
 	{Path: "dataprotection backup-instance suspend-backup", Help: "Stop backing up; what there is expires as before.", ID: instancePath,
-		Run: act("Suspending", "suspendBackups", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
+		Run: act("Suspending", "suspendBackups", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg, requestsArg}},
 	{Path: "dataprotection backup-instance resume-protection", Help: "Back up again.", ID: instancePath,
 		Run: act("Resuming", "resumeProtection", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
 	{Path: "dataprotection backup-instance update-msi-permissions", Help: "Give the vault and the cluster the roles that a backup or a restore needs.", Run: updatePermissions,
@@ -85,6 +93,16 @@ var instanceCommands = []Command{
 			{Names: "--operation", Required: true, Choices: []string{"Backup", "Restore"}, Help: "What the roles are for."},
 			{Names: "--permissions-scope", Required: true, Choices: []string{"Resource", "ResourceGroup", "Subscription"}, Help: "Where they hold."},
 			{Names: "--snapshot-resource-group-id", Help: "The resource group of snapshots, for a restore."}}},
+	{Path: "dataprotection backup-instance deleted-backup-instance list", Help: "List what was deleted and can be brought back.", Columns: deletedColumns,
+		Run: list(deletedPath, "", backupVersion), Args: []Arg{vaultArg, groupArg}},
+	{Path: "dataprotection backup-instance deleted-backup-instance show", Help: "Show a deleted backup instance.", ID: deletedPath + "/{backup-instance-name}", Columns: deletedColumns,
+		Run: show(backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg}},
+	{Path: "dataprotection backup-instance deleted-backup-instance undelete", Help: "Bring a deleted backup instance back, with its protection stopped.", ID: deletedPath + "/{backup-instance-name}",
+		Run: act("Bringing back", "undelete", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
+	{Path: "schedule show", Help: "Show when a backup instance is backed up next, and what became of its last times.", ID: instancePath, Columns: scheduleColumns,
+		Run: showBelow("/schedule"), Args: []Arg{instanceArg, vaultArg, groupArg}},
+	{Path: "pending-deletions list", Help: "List what deleted recovery points have left that is still to be removed.", Run: list(vaultPath+"/pendingDeletions", "", backupVersion),
+		Args: []Arg{vaultArg, groupArg}},
 	{Path: "dataprotection recovery-point list", Help: "List what can be restored.", Run: pointList, Columns: pointColumns,
 		Args: []Arg{{Names: "--backup-instance-name", Required: true, Help: "The backup instance's name."}, vaultArg, groupArg,
 			{Names: "--start-time", Help: "From when on, UTC: 2026-02-16T04:00:00."}, {Names: "--end-time", Help: "Until when, UTC."}}},
@@ -289,36 +307,54 @@ func validateForBackup(ctx context.Context, in *Input) (any, error) {
 	return in.post(ctx, "Validating", path, backupVersion, map[string]any{"backupInstance": resource["properties"]})
 }
 
-// instanceUpdate changes the policy or the scope: read, change, write.
+// instanceUpdate changes the policy, the scope or the tags: read, change, write.
 func instanceUpdate(ctx context.Context, in *Input) (any, error) {
-	id, err := in.id(ctx)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := in.get(ctx, id, backupVersion)
-	if err != nil {
-		return nil, err
-	}
-	instance, err := object(doc)
-	if err != nil {
-		return nil, err
-	}
-	if in.Has("policy-id") {
-		assign(instance, in.Text("policy-id"), "properties", "policyInfo", "policyId")
-	}
-	config, err := in.Object("aks-backup-configuration")
-	if err != nil {
-		return nil, err
-	}
-	if config != nil {
-		assign(instance, []any{config}, "properties", "policyInfo", "policyParameters", "backupDatasourceParametersList")
-	}
-	id = text(instance, "id") // the name may have been the cluster's, and a PUT would make an instance of that name
-	updated, err := in.put(ctx, "Updating "+lastSegment(id), id, backupVersion, instance)
+	var id string
+	updated, err := in.change(ctx, "Updating", func(instance map[string]any) error {
+		id = text(instance, "id")
+		if in.Has("tags") {
+			instance["tags"] = in.Pairs("tags")
+		}
+		properties, err := object(instance["properties"])
+		if err != nil {
+			return err
+		}
+		if err := in.addRequests(ctx, vaultID(id), properties); err != nil {
+			return err
+		}
+		return in.changeInstance(properties)
+	})
 	if err != nil || in.Flag("no-wait") {
 		return updated, err
 	}
 	return in.untilProtected(ctx, id, updated)
+}
+
+// changeInstance gives an instance's properties the policy and the scope of the options.
+func (in *Input) changeInstance(properties map[string]any) error {
+	if in.Has("policy-id") {
+		assign(properties, in.Text("policy-id"), "policyInfo", "policyId")
+	}
+	config, err := in.Object("aks-backup-configuration")
+	if config != nil {
+		assign(properties, []any{config}, "policyInfo", "policyParameters", "backupDatasourceParametersList")
+	}
+	return err
+}
+
+func validateForUpdate(ctx context.Context, in *Input) (any, error) {
+	doc, err := show(backupVersion)(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	properties, err := object(at(doc, "properties"))
+	if err != nil {
+		return nil, err
+	}
+	if err := in.changeInstance(properties); err != nil {
+		return nil, err
+	}
+	return in.post(ctx, "Validating", text(doc, "id")+"/validateForModifyBackup", backupVersion, map[string]any{"backupInstance": properties})
 }
 
 // instanceDelete takes the exact name only, as a DELETE does: given twice, a name that means one instance first could mean another then. Unlike a DELETE
@@ -359,10 +395,10 @@ func pointList(ctx context.Context, in *Input) (any, error) {
 	var terms []string
 	for option, field := range map[string]string{"start-time": "startDate", "end-time": "endDate"} {
 		if in.Has(option) {
-			terms = append(terms, field+" eq '"+strings.ReplaceAll(in.Text(option), "'", "''")+"'")
+			terms = append(terms, field+" eq "+quote(in.Text(option)))
 		}
 	}
-	points, err := in.list(ctx, path, backupVersion, url.Values{"$filter": {strings.Join(terms, " and ")}})
+	points, err := in.list(ctx, path, backupVersion, filter(terms...))
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -17,8 +18,11 @@ const (
 var jobArg = Arg{Names: "--job-id --name -n", Required: true, Help: "The job's ID: its GUID, or the resource ID that backup and restore answer."}
 
 var jobCommands = []Command{
-	{Path: "dataprotection job list", Help: "List a vault's jobs.", Run: list(vaultPath+"/backupJobs", "", backupVersion), Columns: jobColumns,
-		Args: []Arg{vaultArg, groupArg}},
+	{Path: "dataprotection job list", Help: "List a vault's jobs.", Run: jobList, Columns: jobColumns,
+		Args: []Arg{vaultArg, groupArg, jobStartArg, jobEndArg,
+			{Names: "--operation", Choices: []string{"OnDemandBackup", "Restore", "ScheduledBackup"}, Help: "Only these."},
+			{Names: "--status", Choices: []string{"Cancelled", "Completed", "CompletedWithWarnings", "Failed", "InProgress"}, Help: "Only those with this status."},
+			{Names: "--backup-instance-id", Help: "Only those of this backup instance."}}},
 	{Path: "dataprotection job show", Help: "Show a job.", ID: jobPath, Run: jobShow, Columns: jobColumns, Args: []Arg{jobArg, vaultArg, groupArg}},
 	{Path: "dataprotection job wait", Help: "Wait until a job has ended, showing what it does; fails when the job has failed.", ID: jobPath,
 		Run: jobWait, Columns: jobColumns,
@@ -26,6 +30,62 @@ var jobCommands = []Command{
 			{Names: "--interval", Help: "Seconds between two looks. Default: 2."},
 			{Names: "--timeout", Help: "Give up after so many seconds. Default: 86400."}},
 		Examples: []string{"dataprotection job wait --job-id GUID --vault-name v -g rg"}},
+}
+
+var (
+	jobStartArg = Arg{Names: "--start-time", Help: "Only those that began then or later, UTC: 2026-02-16T04:00:00."}
+	jobEndArg   = Arg{Names: "--end-time", Help: "Only those that began then or before, UTC."}
+)
+
+// jobTimes are the terms of a filter of jobs by when they began.
+func (in *Input) jobTimes() ([]string, error) {
+	var terms []string
+	for _, t := range []struct{ key, comparison string }{{"start-time", "startTime ge "}, {"end-time", "startTime le "}} {
+		if !in.Has(t.key) {
+			continue
+		}
+		when, err := utc(in.Text(t.key))
+		if err != nil {
+			return nil, usagef("argument --%s: '%s' is not a time such as 2026-02-16T04:00:00", t.key, in.Text(t.key))
+		}
+		terms = append(terms, t.comparison+quote(when.Format(time.RFC3339)))
+	}
+	return terms, nil
+}
+
+// filter is the query of a list whose items fulfil all terms.
+func filter(terms ...string) url.Values { return url.Values{"$filter": {strings.Join(terms, " and ")}} }
+
+// quote is a string in a filter.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// utc reads a time; without an offset it is UTC.
+func utc(s string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t.UTC(), nil
+	}
+	return time.Parse("2006-01-02T15:04:05", s)
+}
+
+func jobList(ctx context.Context, in *Input) (any, error) {
+	path, err := in.path(ctx, vaultPath+"/backupJobs")
+	if err != nil {
+		return nil, err
+	}
+	terms, err := in.jobTimes()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range []struct{ key, field string }{{"operation", "operation"}, {"status", "status"}, {"backup-instance-id", "backupInstanceId"}} {
+		if in.Has(o.key) {
+			terms = append(terms, o.field+" eq "+quote(in.Text(o.key)))
+		}
+	}
+	jobs, err := in.list(ctx, path, backupVersion, filter(terms...))
+	if err != nil {
+		return nil, err
+	}
+	return jobs, nil
 }
 
 // jobID is the job's resource ID. --job-id may be the whole ID too.

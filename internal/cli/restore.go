@@ -30,7 +30,7 @@ var restoreCommands = []Command{
 	{Path: "dataprotection backup-instance restore initialize-for-item-recovery", Help: "Print a restore request, for `restore trigger`.", Run: initializeRestore, Args: recoveryArgs},
 	{Path: "dataprotection backup-instance restore initialize-for-data-recovery", Help: "Print a restore request, for `restore trigger`.", Run: initializeRestore, Args: recoveryArgs},
 	{Path: "dataprotection backup-instance restore trigger", Help: "Restore. Answers the job's ID at once.", ID: instancePath, Run: restoreTrigger,
-		Args:     []Arg{instanceArg, vaultArg, groupArg, requestDocArg, noWaitArg},
+		Args:     []Arg{instanceArg, vaultArg, groupArg, requestDocArg, noWaitArg, requestsArg},
 		Examples: []string{"dataprotection backup-instance restore trigger -n aks --vault-name v -g rg --restore-request-object request.json"}},
 	{Path: "dataprotection backup-instance validate-for-restore", Help: "Check whether a restore can work.", ID: instancePath, Run: validateForRestore,
 		Args: []Arg{instanceArg, vaultArg, groupArg, requestDocArg, noWaitArg}},
@@ -112,6 +112,11 @@ func restoreTrigger(ctx context.Context, in *Input) (any, error) {
 	id, err := in.id(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if body, ok := request.(map[string]any); ok {
+		if err := in.addRequests(ctx, vaultID(id), body); err != nil {
+			return nil, err
+		}
 	}
 	return in.post(ctx, "Starting the restore of "+lastSegment(id), id+"/restore", backupVersion, request)
 }

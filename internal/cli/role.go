@@ -68,7 +68,7 @@ func (in *Input) roleID(ctx context.Context, scope, role string) (string, error)
 		return in.path(ctx, subscriptionPath+definitionsPath+"/"+role)
 	}
 	found, err := in.list(ctx, scope+definitionsPath, authorizationVersion,
-		url.Values{"$filter": {"roleName eq '" + strings.ReplaceAll(role, "'", "''") + "'"}})
+		filter("roleName eq "+quote(role)))
 	if err != nil {
 		return "", err
 	}
@@ -213,7 +213,7 @@ func definitionList(ctx context.Context, in *Input) (any, error) {
 	}
 	query := url.Values{}
 	if in.Has("name") {
-		query.Set("$filter", "roleName eq '"+strings.ReplaceAll(in.Text("name"), "'", "''")+"'")
+		query = filter("roleName eq " + quote(in.Text("name")))
 	}
 	all, err := in.list(ctx, scope+definitionsPath, authorizationVersion, query)
 	if err != nil {

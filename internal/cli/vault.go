@@ -31,6 +31,14 @@ var vaultSettings = []struct {
 		[]string{"properties", "featureSettings", "crossSubscriptionRestoreSettings", "state"}},
 	{Arg{Names: "--azure-monitor-alerts-for-job-failures --job-failure-alerts", Choices: []string{"Disabled", "Enabled"}, Help: "Alert when a job fails."},
 		[]string{"properties", "monitoringSettings", "azureMonitorAlertSettings", "alertsForAllJobFailures"}},
+	{Arg{Names: "--cmk-encryption-state", Choices: []string{"Disabled", "Enabled", "Inconsistent"}, Help: "Encrypt with a key of your own."},
+		[]string{"properties", "securitySettings", "encryptionSettings", "state"}},
+	{Arg{Names: "--cmk-encryption-key-uri", Help: "That key's address."}, []string{"properties", "securitySettings", "encryptionSettings", "keyVaultProperties", "keyUri"}},
+	{Arg{Names: "--cmk-identity-type", Choices: []string{"SystemAssigned", "UserAssigned"}, Help: "Which identity may use that key."},
+		[]string{"properties", "securitySettings", "encryptionSettings", "kekIdentity", "identityType"}},
+	{Arg{Names: "--cmk-uami --cmk-user-assigned-identity-id", Help: "The user assigned identity that may."}, []string{"properties", "securitySettings", "encryptionSettings", "kekIdentity", "identityId"}},
+	{Arg{Names: "--cmk-infra-encryption --cmk-infrastructure-encryption", Choices: []string{"Disabled", "Enabled"}, Help: "Encrypt twice."},
+		[]string{"properties", "securitySettings", "encryptionSettings", "infrastructureEncryption"}},
 }
 
 // identityArgs choose the vault's identity.
@@ -59,7 +67,9 @@ var vaultCommands = []Command{
 	{Path: "dataprotection backup-vault list", Help: "List vaults.", Columns: vaultColumns, Args: []Arg{optional(groupArg)},
 		Run: list(groupPath+vaultsPath, subscriptionPath+vaultsPath, backupVersion)},
 	{Path: "dataprotection backup-vault update", Help: "Change a vault.", ID: vaultPath, Run: vaultUpdate, Columns: vaultColumns,
-		Args: append([]Arg{vaultArg, groupArg}, settingArgs()...)},
+		Args: append([]Arg{vaultArg, groupArg, requestsArg}, settingArgs()...)},
+	{Path: "dataprotection backup-vault wait", Help: "Wait until a vault is as it should be.", ID: vaultPath, Run: waitFor(backupVersion),
+		Args: append([]Arg{vaultArg, groupArg}, waitArgs...)},
 	{Path: "dataprotection backup-vault delete", Help: "Delete a vault.", ID: vaultPath, Confirm: true, Run: remove(backupVersion),
 		Args: []Arg{vaultArg, groupArg, noWaitArg}},
 }
@@ -144,20 +154,14 @@ func (in *Input) applySettings(vault map[string]any) error {
 
 // vaultUpdate changes what there is, as az does: read, change, write.
 func vaultUpdate(ctx context.Context, in *Input) (any, error) {
-	id, err := in.id(ctx)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := in.get(ctx, id, backupVersion)
-	if err != nil {
-		return nil, err
-	}
-	vault, err := object(doc)
-	if err != nil {
-		return nil, err
-	}
-	if err := in.applySettings(vault); err != nil {
-		return nil, err
-	}
-	return in.put(ctx, "Updating vault "+lastSegment(id), id, backupVersion, vault)
+	return in.change(ctx, "Updating vault", func(vault map[string]any) error {
+		properties, err := object(vault["properties"])
+		if err != nil {
+			return err
+		}
+		if err := in.addRequests(ctx, text(vault, "id"), properties); err != nil {
+			return err
+		}
+		return in.applySettings(vault)
+	})
 }

@@ -1,6 +1,7 @@
 package armserver_test
 
 import (
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -65,6 +66,45 @@ func TestResourceGroups(t *testing.T) {
 	w.Do("GET", deleted.Header.Get("Location"), nil).Want(200)
 	w.Do("GET", id, nil).Want(404)
 	w.Do("DELETE", id, nil).Want(404)
+}
+
+func TestLocationsAreNames(t *testing.T) {
+	w := daemontest.Start(t, daemon.Config{})
+	group, _ := prepare(w)
+	vault := `{"location":"\n","properties":{"storageSettings":[{"datastoreType":"VaultStore","type":"LocallyRedundant"}]}}`
+	for path, body := range map[string]string{
+		w.Subscription + "/resourceGroups/other":                                 `{"location":"/"}`,
+		group + "/providers/Microsoft.Storage/storageAccounts/other":             `{"sku":{"name":"Standard_LRS"},"location":"a\u0000b"}`,
+		group + "/providers/Microsoft.ContainerService/managedClusters/other":    `{"location":"日本"}`,
+		group + "/providers/Microsoft.DataProtection/backupVaults/other-vault-1": vault,
+	} {
+		if got := w.Do("PUT", path, body).Want(400); got.At("error", "code") != "LocationNotAvailableForResourceType" {
+			t.Errorf("%s: %v", path, got.JSON)
+		}
+		w.Do("GET", path, nil).Want(404)
+	}
+	cluster := group + "/providers/Microsoft.ContainerService/managedClusters/other"
+	if got := w.Do("PUT", cluster, `{"location":"eastus","properties":{"nodeResourceGroup":"a/b"}}`).Want(400); got.At("error", "code") != "InvalidResourceGroup" {
+		t.Errorf("%v", got.JSON)
+	}
+}
+
+// TestAccountsPropertiesCanBeReadBack refuses what no client could read in the next list of accounts.
+func TestAccountsPropertiesCanBeReadBack(t *testing.T) {
+	w := daemontest.Start(t, daemon.Config{})
+	group, _ := prepare(w)
+	account := group + "/providers/Microsoft.Storage/storageAccounts/acc"
+	for _, c := range []struct{ properties, target string }{
+		{`{"minimumTlsVersion":1}`, "properties.minimumTlsVersion"}, {`{"networkAcls":[]}`, "properties.networkAcls"}, {`{"allowBlobPublicAccess":"no"}`, "properties.allowBlobPublicAccess"},
+		{`{"unknown":1e400}`, "properties"},
+	} {
+		got := w.Do("PATCH", account, `{"properties":`+c.properties+`}`).Want(400)
+		if got.At("error", "code") != "InvalidRequestContent" || !strings.EqualFold(fmt.Sprint(got.At("error", "target")), c.target) {
+			t.Errorf("%s: %v", c.properties, got.JSON)
+		}
+	}
+	w.Do("PATCH", account, `{"properties":{"PRIMARYENDPOINTS":{"blob":"https://elsewhere"},"unknown":{"a":1}}}`).Want(200)
+	same(t, w.Do("GET", account, nil).Want(200), map[string]any{"properties.PRIMARYENDPOINTS": nil, "properties.unknown.a": 1.0, "properties.minimumTlsVersion": "TLS1_2"})
 }
 
 func TestProvidersAndFeaturesAreRegistered(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -260,7 +261,7 @@ func (d *Daemon) endpoints() *auth.Endpoints {
 }
 
 // handler serves what needs no token from a mux, and everything else from the resource manager's table. The mux would
-// redirect paths with double slashes, so these reach it collapsed at the beginning, and the table as they are.
+// redirect paths that are not clean, with a page in HTML: slashes at the beginning are collapsed, and other such paths are the table's.
 func (d *Daemon) handler() http.Handler {
 	endpoints := d.endpoints()
 	open := http.NewServeMux()
@@ -272,7 +273,7 @@ func (d *Daemon) handler() http.Handler {
 			r.URL.Path, r.URL.RawPath = r.URL.Path[1:], strings.TrimPrefix(r.URL.RawPath, "/")
 		}
 		// Handler only finds; the mux must serve, since it sets the path's values.
-		if _, pattern := open.Handler(r); pattern != "" {
+		if _, pattern := open.Handler(r); pattern != "" && path.Clean(r.URL.Path) == r.URL.Path {
 			open.ServeHTTP(w, r)
 			return
 		}

@@ -67,6 +67,11 @@ func TestMetadataIsFoundBehindADoubleSlash(t *testing.T) {
 			t.Errorf("%s: %v", path, got.JSON)
 		}
 	}
+	for _, path := range []string{"/metadata//endpoints", "/x/../metadata/endpoints", "/metadata/endpoints/."} {
+		if got := w.Do("GET", path, nil).Want(404); got.At("error", "code") == nil {
+			t.Errorf("%s: %v", path, got.JSON)
+		}
+	}
 }
 
 // restart starts a daemon, lets f use it, and ends it.

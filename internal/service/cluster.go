@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cairn-backup/cairn/internal/arm"
 	"github.com/cairn-backup/cairn/internal/link"
@@ -140,8 +141,8 @@ func (s *Service) PutCluster(ctx context.Context, id arm.ID, in Cluster, by Ref,
 }
 
 func (s *Service) newCluster(tx *store.Tx, id arm.ID, in Cluster) (Cluster, error) {
-	if in.Location == "" {
-		return Cluster{}, arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location")
+	if err := checkLocation(in.Location); err != nil {
+		return Cluster{}, err
 	}
 	location := Location(in.Location)
 	identity, err := s.AddIdentity(tx, id)
@@ -151,7 +152,10 @@ func (s *Service) newCluster(tx *store.Tx, id arm.ID, in Cluster) (Cluster, erro
 	group := in.Properties.NodeResourceGroup
 	if group == "" {
 		group = fmt.Sprintf("MC_%s_%s_%s", id.ResourceGroup(), id.Name(), location)
-		group = group[:min(len(group), 80)] // as Azure does
+		group = string([]rune(group)[:min(utf8.RuneCountInString(group), 80)]) // as Azure does
+	}
+	if err := checkGroupName(group); err != nil {
+		return Cluster{}, err
 	}
 	if _, _, err := putGroup(tx, arm.ResourceGroup(id.Subscription(), group), ResourceGroup{Location: location, ManagedBy: string(id)}); err != nil {
 		return Cluster{}, err

@@ -54,16 +54,38 @@ const (
 
 var groupName = regexp.MustCompile(`^[-\p{L}\p{N}_().]{1,90}$`)
 
+func checkGroupName(name string) error {
+	if !groupName.MatchString(name) || strings.HasSuffix(name, ".") {
+		return arm.BadRequest("InvalidResourceGroup", "The resource group name '%s' is not valid: use up to 90 letters, digits, and -_().; the last must not be a dot.", name)
+	}
+	return nil
+}
+
 // Location is a location as it is stored: "East US" is eastus.
 func Location(s string) string { return strings.ToLower(strings.ReplaceAll(s, " ", "")) }
 
+var locationName = regexp.MustCompile(`^[a-z0-9]{1,64}$`)
+
+// checkLocation is the error for a new resource's location that is missing, or that cannot be one's name.
+func checkLocation(s string) error {
+	switch {
+	case s == "":
+		return arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location").
+			WithAction("Set it to a region, such as eastus.")
+	case !locationName.MatchString(Location(s)):
+		return arm.BadRequest("LocationNotAvailableForResourceType", "The provided location '%s' is not the name of a location.", s).WithTarget("location").
+			WithAction("Use letters and digits, such as eastus.")
+	}
+	return nil
+}
+
 // PutResourceGroup makes a group or changes its tags.
 func (s *Service) PutResourceGroup(ctx context.Context, id arm.ID, in ResourceGroup) (out ResourceGroup, created bool, err error) {
-	if !groupName.MatchString(id.Name()) || strings.HasSuffix(id.Name(), ".") {
-		return out, false, arm.BadRequest("InvalidResourceGroup", "The resource group name '%s' is not valid: use up to 90 letters, digits, and -_().; the last must not be a dot.", id.Name())
+	if err := checkGroupName(id.Name()); err != nil {
+		return out, false, err
 	}
-	if in.Location == "" {
-		return out, false, arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location")
+	if err := checkLocation(in.Location); err != nil {
+		return out, false, err
 	}
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		out, created, err = putGroup(tx, id, in)

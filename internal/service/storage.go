@@ -86,7 +86,9 @@ func (s *Service) PutStorageAccount(ctx context.Context, id arm.ID, in StorageAc
 			if in.Location != "" && Location(in.Location) != stored.Location {
 				return arm.Conflict("InvalidResourceLocation", "The resource '%s' already exists in location '%s' in resource group '%s'. A resource with the same name cannot be created in location '%s'.", id.Name(), stored.Location, id.ResourceGroup(), in.Location)
 			}
-			change(&stored.StorageAccount, in)
+			if err := change(&stored.StorageAccount, in); err != nil {
+				return err
+			}
 		}
 		out = stored.StorageAccount
 		return tx.Save(&r, stored)
@@ -95,10 +97,10 @@ func (s *Service) PutStorageAccount(ctx context.Context, id arm.ID, in StorageAc
 }
 
 func (s *Service) newAccount(tx *store.Tx, id arm.ID, in StorageAccount) (storedAccount, error) {
-	switch {
-	case in.Location == "":
-		return storedAccount{}, arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location")
-	case in.SKU.Name == "":
+	if err := checkLocation(in.Location); err != nil {
+		return storedAccount{}, err
+	}
+	if in.SKU.Name == "" {
 		return storedAccount{}, arm.BadRequest("InvalidValuesForRequestParameters", "Values for request parameters are invalid: sku.").WithTarget("sku.name")
 	}
 	if taken, err := accountNamed(tx, id.Name()); err != nil {
@@ -119,8 +121,7 @@ func (s *Service) newAccount(tx *store.Tx, id arm.ID, in StorageAccount) (stored
 		Kind: "StorageV2", ID: id, Name: id.Name(), Type: TypeStorageAccount, Location: Location(in.Location), Tags: map[string]string{},
 		Properties: s.accountDefaults(tx.Now().UTC(), id.Name(), Location(in.Location)),
 	}
-	change(&a.StorageAccount, in)
-	return a, nil
+	return a, change(&a.StorageAccount, in)
 }
 
 // newKey is a key as Azure's are: 512 random bits.
@@ -157,7 +158,10 @@ func (s *Service) accountDefaults(now time.Time, name, location string) map[stri
 }
 
 // change lays what a caller asks for over an account.
-func change(a *StorageAccount, in StorageAccount) {
+func change(a *StorageAccount, in StorageAccount) error {
+	if err := checkAccountProperties(in.Properties); err != nil {
+		return err
+	}
 	if in.SKU.Name != "" {
 		a.SKU = SKU{Name: in.SKU.Name, Tier: strings.SplitN(in.SKU.Name, "_", 2)[0]}
 	}
@@ -168,7 +172,7 @@ func change(a *StorageAccount, in StorageAccount) {
 		a.Tags = in.Tags
 	}
 	for name, value := range in.Properties {
-		if slices.Contains(readOnly, name) || bytes.Equal(value, []byte("null")) {
+		if slices.ContainsFunc(readOnly, func(r string) bool { return strings.EqualFold(r, name) }) || bytes.Equal(value, []byte("null")) {
 			continue
 		}
 		// What Azure says of encryption is more than what is asked; it is on for everything here.
@@ -176,6 +180,33 @@ func change(a *StorageAccount, in StorageAccount) {
 			a.Properties[name] = value
 		}
 	}
+	return nil
+}
+
+// checkAccountProperties is the error for a value that clients could not read back: they fail on a whole list for it. What the service does not
+// know by name is kept as it is, as long as it is JSON that everybody reads.
+func checkAccountProperties(properties map[string]json.RawMessage) error {
+	body, err := json.Marshal(properties)
+	if err != nil {
+		return fmt.Errorf("encode an account's properties: %w", err)
+	}
+	var known struct {
+		AccessTier, DNSEndpointType, MinimumTLSVersion, PublicNetworkAccess, AllowedCopyScope, LargeFileSharesState                              *string
+		AllowBlobPublicAccess, AllowCrossTenantReplication, AllowSharedKeyAccess, DefaultToOAuthAuthentication, IsHnsEnabled                     *bool
+		IsLocalUserEnabled, IsNfsV3Enabled, IsSftpEnabled, SupportsHTTPSTrafficOnly, EnableExtendedGroups                                        *bool
+		NetworkAcls                                                                                                                              *struct{ Bypass, DefaultAction *string }
+		Encryption, RoutingPreference, SasPolicy, KeyPolicy, CustomDomain, ImmutableStorageWithVersioning, AzureFilesIdentityBasedAuthentication map[string]any
+	}
+	var all any
+	for _, into := range []any{&known, &all} {
+		err := arm.Decode(body, into)
+		if wrong := (*arm.Error)(nil); errors.As(err, &wrong) {
+			return wrong.WithTarget(strings.TrimSuffix("properties."+wrong.Target, ".body"))
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // accountNamed finds an account by its name, which is unique everywhere; nil without one.
@@ -236,8 +267,7 @@ func (s *Service) StorageAccounts(ctx context.Context, scope arm.ID) (out []Stor
 // UpdateStorageAccount is PATCH.
 func (s *Service) UpdateStorageAccount(ctx context.Context, id arm.ID, in StorageAccount) (StorageAccount, error) {
 	a, err := Change(ctx, s.DB, id, func(_ *store.Tx, a *storedAccount, _ store.Resource) error {
-		change(&a.StorageAccount, in)
-		return nil
+		return change(&a.StorageAccount, in)
 	})
 	return a.StorageAccount, err
 }

@@ -79,11 +79,10 @@ func (s *Service) checkVaultChange(tx *store.Tx, by Ref, old *backup.VaultResour
 // saveVault checks location and identity, sees to the vault's secret and stores it as Succeeded.
 func (s *Service) saveVault(tx *store.Tx, row *store.Resource, vault *backup.VaultResource, old backup.VaultResource) error {
 	vault.Location = Location(cmp.Or(vault.Location, old.Location))
-	switch {
-	case vault.Location == "":
-		return arm.BadRequest("LocationRequired", "The location property is required for this definition.").WithTarget("location").
-			WithAction("Set it to a region, such as eastus.")
-	case old.Location != "" && Location(old.Location) != vault.Location:
+	if err := checkLocation(vault.Location); err != nil {
+		return err
+	}
+	if old.Location != "" && Location(old.Location) != vault.Location {
 		return arm.Conflict("InvalidResourceLocation", "The vault '%s' is in '%s' and cannot be moved to '%s'.", vault.Name, old.Location, vault.Location).
 			WithTarget("location").WithAction("Keep the location, or make another vault.")
 	}

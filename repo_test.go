@@ -17,7 +17,7 @@ const module = "github.com/cairn-backup/cairn/"
 // names them. A package that is not here has no place yet: putting it in is a decision that someone reads.
 var layers = [][]string{
 	{"internal/buildinfo", "internal/iso8601", "internal/arm", "internal/sealing", "internal/link", "internal/blob", "internal/bundle",
-		"internal/client", "internal/image", "internal/apiserver", "api/v1alpha1", "test/walkthrough"}, // leaves: a format, a protocol, a vocabulary each
+		"internal/client", "internal/image", "internal/xlsx", "internal/apiserver", "api/v1alpha1", "test/walkthrough"}, // leaves: a format, a protocol, a vocabulary each
 	{"internal/schedule", "internal/retention"},                                // what the rules of a policy mean in time: no I/O, no clock
 	{"internal/backup", "internal/auth", "internal/plan", "internal/coverage"}, // decisions: no I/O, no clock
 	{"internal/store", "internal/blobserver", "internal/kubetest", "internal/link/linktest", "config",

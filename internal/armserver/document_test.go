@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write docs/api.md anew")
 const apiDocument = "../../docs/api.md"
 
 // notServed are the operations of Microsoft.DataProtection that have a meaning for Kubernetes clusters and are not served yet.
-const notServed = "`sync`, `validateForModifyBackup`, `deletedBackupInstances` and `undelete`, `exportBackupJobs`, `fetchSecondaryRecoveryPoints`\n" +
+const notServed = "`sync`, `validateForModifyBackup`, `deletedBackupInstances` and `undelete`, `fetchSecondaryRecoveryPoints`\n" +
 	"and the cross-region operations"
 
 // TestTheDocumentListsEveryOperation holds docs/api.md to the route table.

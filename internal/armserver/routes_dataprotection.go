@@ -70,6 +70,8 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		{Method: "POST", Path: deletedInstances + "/{instance}/undelete", Handle: h.undelete},
 
 		{Method: "GET", Path: vault + "/backupJobs", Handle: h.jobs},
+		{Method: "POST", Path: vault + "/exportBackupJobs", Handle: h.exportJobs},
+		{Method: "GET", Path: vault + "/backupJobs/operations/{operation}", Permission: "Microsoft.DataProtection/backupVaults/backupJobs/operations/read", Handle: h.exportedJobs},
 		{Method: "GET", Path: vault + "/backupJobs/{job}", Handle: h.job},
 
 		{Method: "POST", Path: inLocation + "/checkFeatureSupport", Handle: h.checkFeature},
@@ -404,6 +406,21 @@ func (h dataProtection) jobs(ctx context.Context, r *Request) (*Response, error)
 		return nil, err
 	}
 	return page(r, func(p store.Page) ([]service.JobResource, string, error) { return h.s.Jobs(ctx, r.ID, terms, p) })
+}
+
+func (h dataProtection) exportJobs(ctx context.Context, r *Request) (*Response, error) {
+	v, op, err := h.s.ExportJobs(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	return Answer(202, nil).WithAsync(r.Async(string(v.ID)+"/operationStatus/"+op.ID, string(v.ID)+"/backupJobs/operations/"+op.ID)), nil
+}
+
+func (h dataProtection) exportedJobs(ctx context.Context, r *Request) (*Response, error) {
+	out, err := h.s.ExportedJobs(ctx, r.ID.ResourceGroupID().Extension(backup.VaultType, r.Param("vault")), r.Param("operation"))
+	response := Answer(200, out)
+	response.Header.Set("Cache-Control", "no-store")
+	return response, err
 }
 
 func (h dataProtection) job(ctx context.Context, r *Request) (*Response, error) {

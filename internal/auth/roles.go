@@ -108,7 +108,7 @@ var (
 		"Microsoft.DataProtection/backupVaults/backupInstances/validateRestore/action",
 		"Microsoft.DataProtection/backupVaults/backupInstances/restore/action",
 		"Microsoft.DataProtection/backupVaults/backupInstances/validateForModifyBackup/action",
-		"Microsoft.DataProtection/backupVaults/backupJobs/*",
+		"Microsoft.DataProtection/backupVaults/backupJobs/*", "Microsoft.DataProtection/backupVaults/exportBackupJobs/action",
 		"Microsoft.DataProtection/backupVaults/backupResourceGuardProxies/*",
 		"Microsoft.DataProtection/locations/crossRegionRestore/action", "Microsoft.DataProtection/locations/validateCrossRegionRestore/action",
 		"Microsoft.Storage/storageAccounts/read",

@@ -1,7 +1,9 @@
 package blobserver
 
 import (
+	"bufio"
 	"context"
+	"crypto/md5"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -119,6 +121,32 @@ func (s *Server) CreateContainer(account, container string) (created bool, err e
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Put makes a blob, or replaces it, from the management side; if write fails, nothing is made.
+func (s *Server) Put(account, container, blob, contentType string, write func(io.Writer) error) error {
+	if !accountPattern.MatchString(account) || !validContainer(container) || !validName(blob) {
+		return errResourceName()
+	}
+	file, err := s.disk.stage()
+	if err != nil {
+		return err
+	}
+	defer file.discard()
+	sum := md5.New()
+	body := bufio.NewWriter(io.MultiWriter(file, sum))
+	if err := errors.Join(write(body), body.Flush()); err != nil {
+		return err
+	}
+	size, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	props := properties{ContentType: contentType, Size: size, ContentMD5: sum.Sum(nil), ETag: newETag(), Modified: s.config.Now().UTC()}
+	if err := errors.Join(writeTail(file, props, nil), file.finish()); err != nil {
+		return err
+	}
+	return s.disk.commit(place{account, container}, blob, file, func(*properties) error { return nil })
 }
 
 // DeleteContainer removes a container and its blobs from the management side; a missing one is no error.

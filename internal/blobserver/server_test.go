@@ -203,6 +203,21 @@ func TestManagement(t *testing.T) {
 	if names, err := server.Containers("cairntest"); err != nil || len(names) != 1 || names[0] != "managed" {
 		t.Errorf("Containers = %q, %v", names, err)
 	}
+	broken := errors.New("the source broke off")
+	for _, failure := range []error{nil, broken} {
+		if err := server.Put("cairntest", "managed", "folder/blob", "text/plain", func(w io.Writer) error {
+			_, err := io.WriteString(w, "text")
+			return errors.Join(err, failure)
+		}); !errors.Is(err, failure) {
+			t.Errorf("Put = %v, want %v", err, failure)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(root, "tmp", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+	if err := server.Put("cairntest", "absent", "blob", "text/plain", func(io.Writer) error { return nil }); err == nil {
+		t.Error("a blob was put into a container that does not exist")
+	}
 	for range 2 {
 		if err := server.DeleteContainer("cairntest", "managed"); err != nil {
 			t.Error(err)

@@ -89,6 +89,7 @@ func (s *Service) keepHouse(ctx context.Context, since time.Time) {
 		s.try(ctx, "expiring installations", s.ExpireExtensions)
 		s.try(ctx, "giving up requests", func(ctx context.Context) error { return s.GiveUp(ctx, since) })
 		s.try(ctx, "purging deleted instances", s.PurgeDeleted)
+		s.try(ctx, "removing expired exports", s.ExpireExports)
 		s.try(ctx, "forgetting old jobs", s.PruneJobs)
 		s.try(ctx, "forgetting old runs", s.forgetRuns)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type Blobs interface {
 	// DeleteBlobs removes the blobs whose names begin with a prefix: those named first before all others.
 	DeleteBlobs(account, container, prefix string, first ...string) error
 	DeleteAccount(account string) error
+	// Put makes a blob of what write writes, or replaces it; if write fails, nothing is made.
+	Put(account, container, blob, contentType string, write func(io.Writer) error) error
 }
 
 // Service is the product. All fields are set by the daemon before its first use.

@@ -108,6 +108,11 @@ func (s *Service) newAccount(tx *store.Tx, id arm.ID, in StorageAccount) (stored
 	} else if taken != nil {
 		return storedAccount{}, arm.Conflict("StorageAccountAlreadyTaken", "The storage account named %s is already taken.", id.Name())
 	}
+	if _, err := tx.ExportIn(id.Name()); err == nil {
+		return storedAccount{}, arm.Conflict("StorageAccountAlreadyTaken", "The storage account named %s is already taken.", id.Name())
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return storedAccount{}, err
+	}
 	if doomed, err := tx.DoomedAccounts(); err != nil {
 		return storedAccount{}, err
 	} else if slices.Contains(doomed, id.Name()) {
@@ -429,7 +434,12 @@ func (s *Service) BlobKeys(ctx context.Context, name string) (keys []string, err
 			return err
 		}
 		if a == nil {
-			return fmt.Errorf("%w: %s", ErrNoAccount, name)
+			export, err := tx.ExportIn(name)
+			if errors.Is(err, store.ErrNotFound) {
+				return fmt.Errorf("%w: %s", ErrNoAccount, name)
+			}
+			keys = []string{export.Key}
+			return err
 		}
 		keys = []string{a.Own}
 		if string(a.Properties["allowSharedKeyAccess"]) != "false" {

@@ -25,7 +25,7 @@ func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error
 	return secret, nil
 }
 
-// ForgetVault removes a vault's secret and jobs, and the restores that were given up: they cannot go on without the secret, and
+// ForgetVault removes a vault's secret, jobs and exports, and the restores that were given up: they cannot go on without the secret, and
 // a vault made later under the same name has another. Its backups go on, so that what they leave is heard of. What is still to be
 // deleted of its recovery points stays in the ledger.
 func (tx *Tx) ForgetVault(vault arm.ID) error {
@@ -35,7 +35,7 @@ func (tx *Tx) ForgetVault(vault arm.ID) error {
 			return fmt.Errorf("forget %s: %w", vault, err)
 		}
 	}
-	return nil
+	return tx.forgetExports(vault)
 }
 
 // Operation is a long-running operation of Microsoft.DataProtection.

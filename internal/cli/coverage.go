@@ -142,8 +142,43 @@ func (in *Input) coveringInstance(ctx context.Context, doc any) (coverage.Instan
 			i.LastPoint = when
 		}
 	}
-	i.LeftOut, err = in.leftOut(ctx, id)
+	schedule, err := in.get(ctx, id+"/schedule", backupVersion)
+	if err != nil {
+		return i, err
+	}
+	jobs, err := in.list(ctx, vaultID(id)+"/backupJobs", backupVersion, filter("backupInstanceId eq "+quote(id), "operation eq 'Backup'"))
+	if err != nil {
+		return i, err
+	}
+	i.Trouble = backupTrouble(schedule, newest(jobs, ended))
+	i.LeftOut, err = in.leftOut(ctx, newest(jobs, func(j any) bool { return strings.HasPrefix(text(j, "properties", "status"), "Completed") }))
 	return i, err
+}
+
+// newest is the job that began last, of those that fulfil the condition; nil when there is none.
+func newest(jobs []any, which func(job any) bool) any {
+	var found any
+	for _, j := range jobs {
+		if which(j) && text(j, "properties", "startTime") > text(found, "properties", "startTime") {
+			found = j
+		}
+	}
+	return found
+}
+
+// backupTrouble is what keeps backups from being made: what the next one waits for, why the last one was skipped, or why the last job has failed.
+func backupTrouble(schedule, last any) string {
+	if waits := text(schedule, "properties", "waiting", "message"); waits != "" {
+		return waits
+	}
+	runs, _ := at(schedule, "properties", "runs").([]any)
+	if len(runs) > 0 && text(runs[0], "outcome") == "Skipped" {
+		return text(runs[0], "message")
+	}
+	if errors, _ := at(last, "properties", "errorDetails").([]any); len(errors) > 0 {
+		return text(errors[0], "message")
+	}
+	return ""
 }
 
 // interval is the longest time between two backups by a policy: the shortest of its intervals, since each of them goes on for ever.
@@ -164,22 +199,12 @@ func interval(policy any) (time.Duration, error) {
 	return shortest, nil
 }
 
-// leftOut is what the newest backup of an instance that made a recovery point left out of it, by claim.
-func (in *Input) leftOut(ctx context.Context, instance string) (map[string]coverage.Reason, error) {
-	jobs, err := in.list(ctx, vaultID(instance)+"/backupJobs", backupVersion, filter("backupInstanceId eq "+quote(instance), "operation eq 'Backup'"))
-	if err != nil {
-		return nil, err
-	}
-	var newest any
-	for _, job := range jobs {
-		if done := strings.HasPrefix(text(job, "properties", "status"), "Completed"); done && text(job, "properties", "startTime") > text(newest, "properties", "startTime") {
-			newest = job
-		}
-	}
-	if text(newest, "properties", "status") != "CompletedWithWarnings" {
+// leftOut is what a backup left out of its recovery point, by claim.
+func (in *Input) leftOut(ctx context.Context, backup any) (map[string]coverage.Reason, error) {
+	if text(backup, "properties", "status") != "CompletedWithWarnings" {
 		return nil, nil
 	}
-	job, err := in.get(ctx, text(newest, "id"), backupVersion)
+	job, err := in.get(ctx, text(backup, "id"), backupVersion)
 	if err != nil {
 		return nil, err
 	}

@@ -625,7 +625,7 @@ func (e *enabling) protected(ctx context.Context, answer map[string]any) (any, e
 	}
 	sentence := coverageSentence(e.name, report.Summary)
 	schedule, err := e.in.get(ctx, text(e.instance, "id")+"/schedule", backupVersion)
-	if err != nil && !client.NotFound(err) {
+	if err != nil {
 		return nil, err
 	}
 	if next := words(at(schedule, "properties", "nextSlots")); len(next) > 0 {

@@ -22,6 +22,7 @@ const (
 	deletedPath     = vaultPath + "/deletedBackupInstances"
 	deletedColumns  = "[].{Name:name, DataSource:properties.dataSourceInfo.resourceName, Deleted:properties.deletionInfo.deletionTime, Purge:properties.deletionInfo.scheduledPurgeTime, State:properties.currentProtectionState}"
 	scheduleColumns = "[].{Active:properties.active, TimeZone:properties.timeZone, Next:properties.nextSlots[0] || '', Waiting:properties.waiting.message || '', LastSuccessful:properties.lastSuccessfulSlot || '', LastOutcome:properties.runs[0].outcome || ''}"
+	pendingColumns  = "[].{RecoveryPoint:properties.recoveryPointId, Time:properties.recoveryPointTime, BackupInstance:properties.backupInstanceId, Reason:properties.reason, Since:properties.since, Snapshots:length(properties.snapshots), Attempts:properties.attempts, NextTry:properties.nextTry || '', LastError:properties.lastError.message || ''}"
 	aksType         = "Microsoft.ContainerService/managedClusters"
 	protectionPause = 2 * time.Second
 )
@@ -100,9 +101,9 @@ var instanceCommands = []Command{
 	{Path: "dataprotection backup-instance deleted-backup-instance undelete", Help: "Bring a deleted backup instance back, with its protection stopped.", ID: deletedPath + "/{backup-instance-name}",
 		Run: act("Bringing back", "undelete", backupVersion), Args: []Arg{instanceArg, vaultArg, groupArg, noWaitArg}},
 	{Path: "schedule show", Help: "Show when a backup instance is backed up next, and what became of its last times.", ID: instancePath, Columns: scheduleColumns,
-		Run: showBelow("/schedule"), Args: []Arg{instanceArg, vaultArg, groupArg}},
+		Table: true, Run: showBelow("/schedule"), Args: []Arg{instanceArg, vaultArg, groupArg}},
 	{Path: "pending-deletions list", Help: "List what deleted recovery points have left that is still to be removed.", Run: list(vaultPath+"/pendingDeletions", "", backupVersion),
-		Args: []Arg{vaultArg, groupArg}},
+		Columns: pendingColumns, Table: true, Args: []Arg{vaultArg, groupArg}},
 	{Path: "dataprotection recovery-point list", Help: "List what can be restored.", Run: pointList, Columns: pointColumns,
 		Args: []Arg{{Names: "--backup-instance-name", Required: true, Help: "The backup instance's name."}, vaultArg, groupArg,
 			{Names: "--start-time", Help: "From when on, UTC: 2026-02-16T04:00:00."}, {Names: "--end-time", Help: "Until when, UTC."}}},

@@ -28,6 +28,8 @@ type Instance struct {
 	Interval time.Duration
 	// LastPoint is the newest recovery point's time; zero when there is none.
 	LastPoint time.Time
+	// Trouble says why no backup is made now, or why the last one failed; empty when nothing is known.
+	Trouble string
 	// LeftOut says, by "namespace/claim", what the newest recovery point's backup left out.
 	LeftOut map[string]Reason
 }
@@ -293,14 +295,21 @@ func (d decider) stateReason(i *Instance, created time.Time) Reason {
 	}
 	switch {
 	case i.LastPoint.IsZero():
-		return Reason{NoRecoveryPoint, "there is no recovery point yet", "Wait for the first backup, or make one now."}
+		return Reason{NoRecoveryPoint, "there is no recovery point yet" + because(i.Trouble), "Wait for the first backup, or make one now."}
 	case !created.Before(i.LastPoint.Truncate(time.Second)): // Kubernetes tells the second only
 		return Reason{NoRecoveryPoint, "it is newer than the newest recovery point, of " + date(i.LastPoint), "Wait for the next backup, or make one now."}
 	case i.Interval > 0 && d.now.Sub(i.LastPoint) > 2*i.Interval:
-		return Reason{RecoveryPointTooOld, fmt.Sprintf("the newest recovery point is of %s, more than two intervals of %s ago", date(i.LastPoint), i.Interval),
-			"See why the backups since then have failed."}
+		return Reason{RecoveryPointTooOld, fmt.Sprintf("the newest recovery point is of %s, more than two intervals of %g hours ago", date(i.LastPoint), i.Interval.Hours()) + because(i.Trouble),
+			"See the jobs since then."}
 	}
 	return Reason{}
+}
+
+func because(trouble string) string {
+	if trouble == "" {
+		return ""
+	}
+	return ": " + trouble
 }
 
 func date(t time.Time) string {

@@ -92,6 +92,14 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+func TestTroubleIsTold(t *testing.T) {
+	r := coverage.Of(coverage.Cluster{Namespaces: []coverage.Namespace{{Name: "shop"}}}, []coverage.Instance{
+		daily(func(i *coverage.Instance) { i.LastPoint, i.Trouble = ago(100), "the cluster is not connected" })}, now)
+	if got, want := r.Items[0].Message, "the newest recovery point is of 2026-02-12T08:00:00Z, more than two intervals of 24 hours ago: the cluster is not connected"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestWhatNeedsNoBackupIsNotCounted(t *testing.T) {
 	r := coverage.Of(coverage.Cluster{
 		Namespaces: []coverage.Namespace{{Name: "shop"}, {Name: "kube-system"}},

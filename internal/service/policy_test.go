@@ -14,7 +14,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
-const vaultID arm.ID = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/g/providers/Microsoft.DataProtection/backupVaults/v"
+const vaultID arm.ID = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/g/providers/Microsoft.DataProtection/backupVaults/vault"
 
 // TestAVaultHasRoomFor5000Policies fills a vault's table, but for the last policy.
 func TestAVaultHasRoomFor5000Policies(t *testing.T) {

@@ -91,6 +91,6 @@ func (s *Service) keepHouse(ctx context.Context, since time.Time) {
 		s.try(ctx, "purging deleted instances", s.PurgeDeleted)
 		s.try(ctx, "removing expired exports", s.ExpireExports)
 		s.try(ctx, "forgetting old jobs", s.PruneJobs)
-		s.try(ctx, "forgetting old runs", s.forgetRuns)
+		s.try(ctx, "forgetting old runs", s.ForgetRuns)
 	}
 }

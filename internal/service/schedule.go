@@ -258,13 +258,13 @@ func (b *starts) reschedule(i *storedInstance) error {
 	switch {
 	case p == nil:
 		if pending {
-			err = b.skip(row, row.Slot, codeProtectionStopped, "The protection was stopped, suspended or removed before the backup could start.", 0)
+			err = b.skip(row, codeProtectionStopped, "The protection was stopped, suspended or removed before the backup could start.")
 		}
-		row.Slot, row.Due, row.Until, row.Code, row.Message = time.Time{}, time.Time{}, time.Time{}, "", ""
+		row.Slot, row.Due, row.Until, row.Code, row.Message, row.Missed = time.Time{}, time.Time{}, time.Time{}, "", "", 0
 	case pending && isSlot(p.slots, row.Slot):
 		// it is being waited with, or about to be started
 	case pending:
-		err = b.skip(row, row.Slot, codeScheduleChanged, "The policy's schedule was changed before the backup could start.", 0)
+		err = b.skip(row, codeScheduleChanged, "The policy's schedule was changed before the backup could start.")
 		b.await(&row, p.slots, p.slots.Next(now))
 	default:
 		b.await(&row, p.slots, p.slots.Next(now))
@@ -286,7 +286,7 @@ func isSlot(s *schedule.Schedule, at time.Time) bool {
 // await makes a slot the row's next one.
 func (b *starts) await(row *store.Schedule, slots *schedule.Schedule, slot time.Time) {
 	row.Slot, row.Due = slot, b.s.dueAt(row.GUID, slots, slot)
-	row.Until, row.Code, row.Message = time.Time{}, "", ""
+	row.Until, row.Code, row.Message, row.Missed = time.Time{}, "", "", 0
 }
 
 // dueAt is when a slot is started: after its part of the jitter, which follows from instance and slot, and before the next slot.
@@ -359,28 +359,27 @@ func (b *starts) start(row store.Schedule) error {
 	if !ok || latest.Before(row.Slot) {
 		return b.reschedule(&i) // the clock went back, or there is no schedule any more
 	}
-	missed := 0
 	if latest.After(row.Slot) {
-		missed = p.slots.Count(row.Slot, latest)
+		missed := row.Missed + p.slots.Count(row.Slot, latest)
 		if !row.Until.IsZero() {
-			missed--
-			if err := b.skip(row, row.Slot, row.Code, row.Message, 0); err != nil {
+			missed = p.slots.Count(row.Slot, latest) - 1
+			if err := b.skip(row, row.Code, row.Message); err != nil {
 				return err
 			}
 		}
 		b.await(&row, p.slots, latest)
-		if row.Due.After(now) {
-			return b.tx.PutSchedule(row)
-		}
+		row.Missed = missed
 	}
-	if err := b.decide(&row, &i, p, missed); err != nil {
-		return err
+	if !row.Due.After(now) {
+		if err := b.decide(&row, &i, p); err != nil {
+			return err
+		}
 	}
 	return b.tx.PutSchedule(row)
 }
 
 // decide starts the backup of the row's slot, or says why there is none, and goes on to the next slot; or it lets the slot wait.
-func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan, missed int) error {
+func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan) error {
 	now, slot := b.tx.Now(), row.Slot
 	if !slot.After(row.Forgotten) {
 		b.await(row, p.slots, p.slots.Next(slot))
@@ -408,12 +407,12 @@ func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan, missed 
 			return nil
 		}
 	}
-	guid, last := row.GUID, row.Last
+	decided := *row
 	b.await(row, p.slots, p.slots.Next(slot))
 	if problem != nil && skipping(problem) {
-		return b.skip(*row, slot, problem.Code, problem.Message, missed)
+		return b.skip(decided, problem.Code, problem.Message)
 	}
-	run := store.Run{GUID: guid, Slot: slot, Outcome: store.RunStarted, Job: newID(), Missed: missed}
+	run := store.Run{GUID: row.GUID, Slot: slot, Outcome: store.RunStarted, Job: newID(), Missed: decided.Missed}
 	if problem != nil {
 		run.Outcome, run.Code, run.Message = store.RunFailed, problem.Code, problem.Message
 	}
@@ -421,7 +420,7 @@ func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan, missed 
 		return err
 	}
 	w := &work{vault: *vault, policy: p.policy, instance: *i, cluster: i.Properties.ClusterID(), policyModified: p.modified}
-	l := launch{name: run.Job, tag: p.tag(slot, last), slot: slot}
+	l := launch{name: run.Job, tag: p.tag(slot, row.Last), slot: slot}
 	if problem != nil {
 		return b.s.failedBackup(b.tx, w, l, problem)
 	}
@@ -429,10 +428,10 @@ func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan, missed 
 	return b.s.startBackup(b.tx, w, l, cluster.extension)
 }
 
-// skip takes down that a slot is passed over.
-func (b *starts) skip(row store.Schedule, slot time.Time, code, message string, missed int) error {
-	b.s.Log.Warn("scheduled backup skipped", "instance", row.Instance, "slot", slot, "code", code, "reason", message)
-	_, err := b.tx.AddRun(store.Run{GUID: row.GUID, Slot: slot, Outcome: store.RunSkipped, Code: code, Message: message, Missed: missed})
+// skip takes down that the row's slot is passed over.
+func (b *starts) skip(row store.Schedule, code, message string) error {
+	b.s.Log.Warn("scheduled backup skipped", "instance", row.Instance, "slot", row.Slot, "code", code, "reason", message)
+	_, err := b.tx.AddRun(store.Run{GUID: row.GUID, Slot: row.Slot, Outcome: store.RunSkipped, Code: code, Message: message, Missed: row.Missed})
 	return err
 }
 
@@ -462,8 +461,8 @@ func (s *Service) failedBackup(tx *store.Tx, w *work, l launch, cause *arm.Error
 	return putJob(tx, store.Job{Name: l.name, Vault: w.vault.ID.Key(), Instance: w.instance.ID.Key()}, job)
 }
 
-// forgetRuns removes the runs of slots of long ago.
-func (s *Service) forgetRuns(ctx context.Context) error {
+// ForgetRuns removes the runs of slots of long ago.
+func (s *Service) ForgetRuns(ctx context.Context) error {
 	before := s.Now().Add(-runsKept)
 	var old bool
 	if err := s.DB.View(ctx, func(tx *store.Tx) error {

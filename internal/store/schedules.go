@@ -18,6 +18,8 @@ type Schedule struct {
 	Instance, Cluster string
 	// Slot is the next one that nothing was decided about, zero while there is no schedule.
 	Slot time.Time
+	// Missed is how many slots before it passed while the service was away.
+	Missed int
 	// Due is when to look at it, zero for never.
 	Due time.Time
 	// Until is when waiting for the cluster or for another job ends; zero when nothing is waited for. Code and Message say what.
@@ -43,10 +45,10 @@ func (tx *Tx) Schedule(guid string) (Schedule, error) {
 
 // PutSchedule stores an instance's row, but for Last and Forgotten, which have writers of their own.
 func (tx *Tx) PutSchedule(r Schedule) error {
-	_, err := tx.exec(`INSERT INTO schedules (guid, instance, cluster, slot, due, until, code, message, last, forgotten) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0)
+	_, err := tx.exec(`INSERT INTO schedules (guid, instance, cluster, slot, due, until, code, message, missed, last, forgotten) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0)
 		ON CONFLICT (guid) DO UPDATE SET instance = excluded.instance, cluster = excluded.cluster, slot = excluded.slot, due = excluded.due,
-			until = excluded.until, code = excluded.code, message = excluded.message`,
-		r.GUID, r.Instance, r.Cluster, micros(r.Slot), micros(r.Due), micros(r.Until), r.Code, r.Message)
+			until = excluded.until, code = excluded.code, message = excluded.message, missed = excluded.missed`,
+		r.GUID, r.Instance, r.Cluster, micros(r.Slot), micros(r.Due), micros(r.Until), r.Code, r.Message, r.Missed)
 	if err != nil {
 		return fmt.Errorf("schedule of instance %s: %w", r.GUID, err)
 	}
@@ -118,13 +120,13 @@ func (tx *Tx) schedules(where string, args ...any) ([]Schedule, error) {
 	err := tx.query(func(rows *sql.Rows) error {
 		var r Schedule
 		var slot, due, until, last, forgotten int64
-		if err := rows.Scan(&r.GUID, &r.Instance, &r.Cluster, &slot, &due, &until, &r.Code, &r.Message, &last, &forgotten); err != nil {
+		if err := rows.Scan(&r.GUID, &r.Instance, &r.Cluster, &slot, &due, &until, &r.Code, &r.Message, &r.Missed, &last, &forgotten); err != nil {
 			return err
 		}
 		r.Slot, r.Due, r.Until, r.Last, r.Forgotten = timeOf(slot), timeOf(due), timeOf(until), timeOf(last), timeOf(forgotten)
 		found = append(found, r)
 		return nil
-	}, `SELECT guid, instance, cluster, slot, due, until, code, message, last, forgotten FROM schedules `+where, args...)
+	}, `SELECT guid, instance, cluster, slot, due, until, code, message, missed, last, forgotten FROM schedules `+where, args...)
 	return found, err
 }
 

@@ -103,9 +103,9 @@ func (s *Service) pruneInstance(tx *store.Tx, i *storedInstance) error {
 	return nil
 }
 
-// dateOldPoints gives recovery points from before there were schedules the time at which they expire: their policy's, as it is now. What
+// DateOldPoints gives recovery points from before there were schedules the time at which they expire: their policy's, as it is now. What
 // belongs to no instance any more was the ledger of those days, and is put into that of today. It runs when the service starts.
-func (s *Service) dateOldPoints(ctx context.Context) error {
+func (s *Service) DateOldPoints(ctx context.Context) error {
 	return s.DB.Update(ctx, func(tx *store.Tx) error {
 		points, err := tx.TimelessPoints()
 		if err != nil || len(points) == 0 {

@@ -15,7 +15,7 @@ const coalesce = 50 * time.Millisecond
 // Run does what is due by time alone, and at first what was left when the service ended, until ctx ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error {
 	since := s.Now()
-	s.try(ctx, "dating recovery points", s.dateOldPoints)
+	s.try(ctx, "dating recovery points", s.DateOldPoints)
 	s.try(ctx, "scheduling", s.RescheduleAll)
 	var loops sync.WaitGroup
 	loops.Go(func() { s.startLoop(ctx) })

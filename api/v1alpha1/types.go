@@ -27,6 +27,9 @@ const ManagedByLabel = "app.kubernetes.io/managed-by"
 // ManagedByConnector is the value of ManagedByLabel on the connector's requests.
 const ManagedByConnector = "cairn-connector"
 
+// CodeDeleted is the code of a request that failed because its object was deleted before it had ended.
+const CodeDeleted = "RequestDeleted"
+
 // StorageLocation says where recovery points lie: a folder of a blob container. The credentials are not here but in the
 // extension's Secret (see SecretStorage).
 type StorageLocation struct {

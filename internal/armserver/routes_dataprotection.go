@@ -73,6 +73,7 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		{Method: "POST", Path: vault + "/exportBackupJobs", Handle: h.exportJobs},
 		{Method: "GET", Path: vault + "/backupJobs/operations/{operation}", Permission: "Microsoft.DataProtection/backupVaults/backupJobs/operations/read", Handle: h.exportedJobs},
 		{Method: "GET", Path: vault + "/backupJobs/{job}", Handle: h.job},
+		{Method: "POST", Path: vault + "/backupJobs/{job}/cancel", Handle: h.cancelJob},
 
 		{Method: "POST", Path: inLocation + "/checkFeatureSupport", Handle: h.checkFeature},
 		{Method: "GET", Path: anyScope + dataProtectionProvider + "/backupInstances", Handle: h.instancesOf},
@@ -421,6 +422,15 @@ func (h dataProtection) exportedJobs(ctx context.Context, r *Request) (*Response
 	response := Answer(200, out)
 	response.Header.Set("Cache-Control", "no-store")
 	return response, err
+}
+
+// cancelJob cancels a job, which is ours: 200 when that is under way already.
+func (h dataProtection) cancelJob(ctx context.Context, r *Request) (*Response, error) {
+	op, location, changed, err := h.s.CancelJob(ctx, r.ID)
+	if err != nil || !changed {
+		return Answer(200, nil), err
+	}
+	return accepted(r, r.ID.Parent(), location, op), nil
 }
 
 func (h dataProtection) job(ctx context.Context, r *Request) (*Response, error) {

@@ -17,6 +17,8 @@ const (
 	JobCompleted             = "Completed"
 	JobCompletedWithWarnings = "CompletedWithWarnings"
 	JobFailed                = "Failed"
+	JobCancelling            = "Cancelling"
+	JobCancelled             = "Cancelled"
 )
 
 // The categories of jobs.
@@ -116,5 +118,5 @@ func (j *Job) ListedAs() string {
 
 // Ended says whether the job is over.
 func (j *Job) Ended() bool {
-	return j.Status == JobCompleted || j.Status == JobCompletedWithWarnings || j.Status == JobFailed
+	return j.Status == JobCompleted || j.Status == JobCompletedWithWarnings || j.Status == JobFailed || j.Status == JobCancelled
 }

@@ -54,7 +54,7 @@ var commands = sync.OnceValue(func() map[string]*Command {
 	for _, group := range [][]Command{
 		accountCommands, adCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
 		extensionCommands("aks extension"), extensionCommands("k8s-extension"), trustedAccessCommands,
-		roleCommands, vaultCommands, policyCommands, instanceCommands, restoreCommands, jobCommands,
+		roleCommands, vaultCommands, policyCommands, instanceCommands, restoreCommands, jobCommands, cancelCommands,
 		restCommands, clusterCommands, coverageCommands, enableCommands, policyEditCommands, guardCommands, graphCommands,
 	} {
 		for i := range group {

@@ -500,6 +500,36 @@ func TestRequestsAreCarriedAndRemoved(t *testing.T) {
 		}
 	})
 
+	t.Run("a request that is withdrawn goes, and its end is told", func(t *testing.T) {
+		w.Wish(func(d *link.Desired) { d.Requests = []link.Request{backup("b3")} })
+		w.Await(t, "it is known", func(v linktest.View) bool { return v.Requests["b3"].Kind == "Backup" })
+		finalizers := func(list string) {
+			t.Helper()
+			if _, err := w.objects("Backup").Patch(t.Context(), "b3", "application/merge-patch+json", []byte(`{"metadata":{"finalizers":`+list+`}}`), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		finalizers(`["clusterbackup.dataprotection.microsoft.com/backup"]`) // as the extension does when it begins
+		withdrawn, never := backup("b3"), restore("r3")
+		withdrawn.Withdrawn, never.Withdrawn = true, true
+		w.Wish(func(d *link.Desired) { d.Requests = []link.Request{withdrawn, never} })
+		w.eventually("it is being removed", func() bool {
+			u, err := w.objects("Backup").Get(t.Context(), "b3", metav1.GetOptions{})
+			return err == nil && u.GetDeletionTimestamp() != nil
+		})
+		v := w.Await(t, "one that never had an object has failed", func(v linktest.View) bool { return strings.Contains(string(v.Requests["r3"].Status), "Failed") })
+		if !strings.Contains(string(v.Requests["r3"].Status), v1alpha1.CodeDeleted) || w.exists(w.objects("Restore").Get(t.Context(), "r3", metav1.GetOptions{})) {
+			t.Errorf("the request that was never made: %s", v.Requests["r3"].Status)
+		}
+		if strings.Contains(string(v.Requests["b3"].Status), "Failed") {
+			t.Errorf("b3 has not ended: %s", v.Requests["b3"].Status)
+		}
+		w.setStatus("Backup", "b3", map[string]any{"phase": "Failed", "errors": []any{map[string]any{"code": "Undone", "message": "it is undone"}}})
+		finalizers(`[]`)
+		w.Await(t, "its end", func(v linktest.View) bool { return strings.Contains(string(v.Requests["b3"].Status), "Undone") })
+		w.eventually("it is gone", func() bool { return !w.exists(w.objects("Backup").Get(t.Context(), "b3", metav1.GetOptions{})) })
+	})
+
 	t.Run("a Secret that was not tied to its object goes with it", func(t *testing.T) {
 		stop()
 		// As a connector leaves it that is killed in between, and is away until the restore has ended.

@@ -88,13 +88,15 @@ func (r *run) carryOnce(ctx context.Context, d *link.Desired) error {
 }
 
 // difference says which requests need something done (those without an object, and those with a Secret whose object has
-// not ended), and which of the own objects nobody wishes for.
+// not ended), and which of the own objects nobody wishes for, or not any more.
 func difference(wished []link.Request, own map[key]*unstructured.Unstructured) (todo []link.Request, gone []key) {
 	wanted := map[key]bool{}
 	for _, q := range wished {
 		k := key{q.Kind, q.Name}
-		wanted[k] = true
 		u := own[k]
+		if wanted[k] = !q.Withdrawn; q.Withdrawn && u != nil {
+			continue
+		}
 		if u == nil || len(q.Secret) > 0 && !phase(u).Final() && u.GetDeletionTimestamp() == nil {
 			todo = append(todo, q)
 		}
@@ -118,6 +120,9 @@ func (r *run) ensure(ctx context.Context, q link.Request, have *unstructured.Uns
 	if ended {
 		return nil
 	}
+	if q.Withdrawn {
+		return r.withdraw(ctx, q)
+	}
 	if len(q.Secret) > 0 && have == nil {
 		if err := r.applySecret(ctx, q, nil); err != nil {
 			return fmt.Errorf("%s %s: secret: %w", q.Kind, q.Name, err)
@@ -139,6 +144,26 @@ func (r *run) ensure(ctx context.Context, q link.Request, have *unstructured.Uns
 		r.tied[k] = have.GetUID()
 	}
 	return nil
+}
+
+// withdraw ends a request that has no object and shall have none. The API server is asked whether that is so: what has been seen of the objects may be
+// older than the one that this connector made last.
+func (r *run) withdraw(ctx context.Context, q link.Request) error {
+	gvr, known := resource(q.Kind)
+	if known {
+		_, err := r.dynamic.Resource(gvr).Namespace(v1alpha1.Namespace).Get(ctx, q.Name, metav1.GetOptions{})
+		if err == nil {
+			return nil // it is removed when it is seen
+		}
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s %s: look for it: %w", q.Kind, q.Name, err)
+		}
+	}
+	if err := r.removeSecret(ctx, q.Name); err != nil {
+		return err
+	}
+	return r.fail(q, v1alpha1.Issue{Code: v1alpha1.CodeDeleted, Resource: q.Kind + " " + q.Name,
+		Message: "The request was withdrawn before the extension had begun it, or its object was deleted before it had ended."})
 }
 
 // errUnknownKind is a request of a kind that this connector is too old for.
@@ -184,18 +209,18 @@ func (r *run) refuse(ctx context.Context, q link.Request, cause error) error {
 			return err
 		}
 	}
-	now := metav1.NewTime(r.Now())
-	status, err := json.Marshal(v1alpha1.Status{
-		Phase:   v1alpha1.PhaseFailed,
-		Started: &now,
-		Ended:   &now,
-		Errors: []v1alpha1.Issue{{
-			Code:     IssueRequestRefused,
-			Resource: q.Kind + " " + q.Name,
-			Message:  "The cluster does not accept the request: " + cause.Error(),
-			Action:   "Remove what refuses it, or upgrade the connector with `cairn cluster connect`, and try again.",
-		}},
+	return r.fail(q, v1alpha1.Issue{
+		Code:     IssueRequestRefused,
+		Resource: q.Kind + " " + q.Name,
+		Message:  "The cluster does not accept the request: " + cause.Error(),
+		Action:   "Remove what refuses it, or upgrade the connector with `cairn cluster connect`, and try again.",
 	})
+}
+
+// fail has it told that a request without an object has failed.
+func (r *run) fail(q link.Request, issue v1alpha1.Issue) error {
+	now := metav1.NewTime(r.Now())
+	status, err := json.Marshal(v1alpha1.Status{Phase: v1alpha1.PhaseFailed, Started: &now, Ended: &now, Errors: []v1alpha1.Issue{issue}})
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,9 @@ type Request struct {
 	Name string `json:"name"`
 	// Spec is the kind's spec.
 	Spec json.RawMessage `json:"spec"`
+	// Withdrawn says that the work is not wished for any more: the object is deleted, none is made, and how it ended is told. A request
+	// that never had an object is told to have failed with v1alpha1.CodeDeleted.
+	Withdrawn bool `json:"withdrawn,omitempty"`
 	// Secret, when set, is put into a Secret of the same name, owned by the request object, before that object is made.
 	// It holds a restore's age identity under "identity".
 	Secret map[string]string `json:"secret,omitempty"`

@@ -175,7 +175,7 @@ func newJob(now time.Time, w *work, operation string) *backup.Job {
 		SourceResourceGroup: w.cluster.ResourceGroup(), DataSourceSetName: i.DataSourceSet.ResourceName, DataSourceName: i.DataSource.ResourceName,
 		ProgressEnabled: true, SourceSubscriptionID: w.cluster.Subscription(), DataSourceLocation: i.DataSource.ResourceLocation,
 		StartTime: now.UTC(), DataSourceType: backup.ClusterType, OperationCategory: operation, Operation: operation,
-		Status: backup.JobInProgress, IsUserTriggered: true, SupportedActions: []string{""},
+		Status: backup.JobInProgress, IsUserTriggered: true, SupportedActions: []string{actionCancel},
 	}
 	return job
 }

@@ -174,5 +174,5 @@ func detail(job *backup.Job, key, value string) {
 func endJob(job *backup.Job, state string, errs []arm.UserFacing, now time.Time) {
 	now = now.UTC()
 	job.Status, job.EndTime, job.Duration = state, &now, duration(now.Sub(job.StartTime))
-	job.ErrorDetails = errs
+	job.ErrorDetails, job.SupportedActions = errs, []string{""}
 }

@@ -37,6 +37,10 @@ func (s *Service) Desired(ctx context.Context, owner string) (*link.Desired, err
 			return err
 		}
 		for _, r := range requests {
+			if !r.Withdrawn.IsZero() {
+				d.Requests = append(d.Requests, link.Request{Kind: r.Kind, Name: r.Name, Spec: r.Spec, Withdrawn: true})
+				continue
+			}
 			secret, err := requestSecret(tx, r)
 			if errors.Is(err, store.ErrNotFound) {
 				continue // its vault is gone; that must not keep the cluster from everything else
@@ -211,7 +215,11 @@ func (s *Service) jobReported(tx *store.Tx, r store.Request, status v1alpha1.Bac
 			errs = append(errs, failure(status.Status, r.Kind).UserFacing(job.ActivityID))
 		}
 	}
-	endJob(job, string(status.Phase), errs, tx.Now())
+	if job.Status == backup.JobCancelling {
+		cancelled(job, r.Kind, status.Status, errs, tx.Now())
+	} else {
+		endJob(job, string(status.Phase), errs, tx.Now())
+	}
 	return putJob(tx, row, job)
 }
 

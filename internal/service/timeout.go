@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/arm"
+	"github.com/cairn-backup/cairn/internal/backup"
 	"github.com/cairn-backup/cairn/internal/store"
 )
 
@@ -83,6 +84,10 @@ func (s *Service) giveUp(tx *store.Tx, r store.Request, idle time.Duration) erro
 	row, job, err := loadJob(tx, r.Job)
 	if err != nil {
 		return err
+	}
+	if job.Status == backup.JobCancelling {
+		endCancelled(job, []arm.UserFacing{cause.UserFacing(job.ActivityID)}, tx.Now())
+		return putJob(tx, row, job)
 	}
 	for i := range job.ExtendedInfo.SubTasks {
 		if t := &job.ExtendedInfo.SubTasks[i]; t.TaskStatus == "InProgress" {

@@ -202,6 +202,8 @@ type Request struct {
 	Progressed time.Time
 	// GivenUp is when the service stopped waiting for it, or zero.
 	GivenUp time.Time
+	// Withdrawn is when the work was not wished for any more, or zero: the cluster is to stop and to report how it ended.
+	Withdrawn time.Time
 	// Ended is when the cluster reported that it is over, or zero.
 	Ended time.Time
 }
@@ -212,8 +214,8 @@ const requestKept = 30 * 24 * time.Hour
 // PutRequest adds a request, or stores how far it is. A second backup or restore of an instance that has one running is
 // ErrConflict. Requests that ended long ago are removed on this occasion; a slot that waits for the end of this one is looked at.
 func (tx *Tx) PutRequest(r Request) error {
-	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, ended = $4 WHERE name = $5`,
-		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended), r.Name)
+	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, withdrawn = $4, ended = $5 WHERE name = $6`,
+		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Withdrawn), micros(r.Ended), r.Name)
 	if err == nil && changed == 0 {
 		changed, err = tx.exec(`INSERT INTO requests (name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING`,
@@ -289,16 +291,17 @@ func (tx *Tx) requests(where string, args ...any) ([]Request, error) {
 	err := tx.query(func(rows *sql.Rows) error {
 		var r Request
 		var spec, status string
-		var created, progressed, givenUp, ended int64
+		var created, progressed, givenUp, withdrawn, ended int64
 		if err := rows.Scan(&r.Name, &r.Kind, &r.Cluster, &r.Vault, &r.Instance, &r.Point, &r.Operation, &r.Job, &spec, &status,
-			&created, &progressed, &givenUp, &ended); err != nil {
+			&created, &progressed, &givenUp, &withdrawn, &ended); err != nil {
 			return err
 		}
 		r.Spec, r.Status = json.RawMessage(spec), json.RawMessage(status)
 		r.Created, r.Progressed, r.GivenUp, r.Ended = timeOf(created), timeOf(progressed), timeOf(givenUp), timeOf(ended)
+		r.Withdrawn = timeOf(withdrawn)
 		found = append(found, r)
 		return nil
-	}, `SELECT name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended FROM requests `+where, args...)
+	}, `SELECT name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, withdrawn, ended FROM requests `+where, args...)
 	return found, err
 }
 

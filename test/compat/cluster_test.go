@@ -67,9 +67,9 @@ func connect(t testing.TB, w *daemontest.World, name string) *cluster {
 	c := &cluster{t: t, id: id, name: name, taken: map[string]bool{}, arrived: map[string]chan link.Request{},
 		client: &link.Client{UserAgent: "compat", Credential: func() (link.Credential, error) { return credential, nil }},
 		answers: map[string]func(link.Request) []any{
-			"ValidateForBackup": completed, "ValidateForRestore": completed, "DeleteBackup": completed, "Backup": backedUp, "Restore": restored,
+			"ValidateForBackup": completed, "ValidateForRestore": completed, "DeleteBackup": completed, "Backup": backedUp, "Restore": restored, "Withdrawn": stopped,
 		}}
-	for _, kind := range []string{"ValidateForBackup", "ValidateForRestore", "DeleteBackup", "Backup", "Restore"} {
+	for _, kind := range []string{"ValidateForBackup", "ValidateForRestore", "DeleteBackup", "Backup", "Restore", "Withdrawn"} {
 		c.arrived[kind] = make(chan link.Request, 100)
 	}
 	c.run()
@@ -129,16 +129,20 @@ func (c *cluster) take(ctx context.Context, desired *link.Desired) {
 	}
 	var fresh []link.Request
 	for _, r := range desired.Requests {
-		if !c.taken[r.Name] {
-			c.taken[r.Name] = true
+		if key := fmt.Sprint(r.Name, r.Withdrawn); !c.taken[key] {
+			c.taken[key] = true
 			fresh = append(fresh, r)
 		}
 	}
 	c.mu.Unlock()
 	c.tell(ctx)
 	for _, r := range fresh {
+		what := r.Kind
+		if r.Withdrawn {
+			what = "Withdrawn"
+		}
 		c.mu.Lock()
-		answer := c.answers[r.Kind]
+		answer := c.answers[what]
 		c.mu.Unlock()
 		if answer != nil {
 			for _, status := range answer(r) {
@@ -146,7 +150,7 @@ func (c *cluster) take(ctx context.Context, desired *link.Desired) {
 			}
 		}
 		select {
-		case c.arrived[r.Kind] <- r:
+		case c.arrived[what] <- r:
 		default: // no test looks at so many
 		}
 	}
@@ -217,6 +221,11 @@ func state(t testing.TB, r link.Request, status any) link.RequestState {
 
 func completed(link.Request) []any {
 	return []any{v1alpha1.Status{Phase: v1alpha1.PhaseCompleted, Attempt: 1}}
+}
+
+// stopped is a request that was withdrawn before it had done anything.
+func stopped(link.Request) []any {
+	return []any{v1alpha1.Status{Phase: v1alpha1.PhaseFailed, Errors: []v1alpha1.Issue{{Code: v1alpha1.CodeDeleted, Message: "the request was withdrawn"}}}}
 }
 
 func refused(code, message, action string) func(link.Request) []any {

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/retry"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -151,7 +150,7 @@ func (b *backupRun) resume(ctx context.Context, status v1alpha1.BackupStatus) (c
 	}
 	switch {
 	case b.deleted():
-		return ctrl.Result{}, b.letGo(ctx)
+		return ctrl.Result{}, b.fail(ctx, deletedIssue("backup", "What it had made is removed."))
 	case status.Attempt >= maxBackupAttempts || why.permanent:
 		if !known {
 			why.issue = v1alpha1.Issue{Code: CodeBackupRestarted, Message: fmt.Sprintf("the backup was begun %d times, and each time the extension was restarted before its end", status.Attempt),
@@ -304,29 +303,13 @@ func (b *backupRun) attempt(ctx context.Context) (ctrl.Result, error) {
 
 // hold puts the finalizer on the Backup.
 func (b *backupRun) hold(ctx context.Context) error {
-	return b.setFinalizer(ctx, controllerutil.AddFinalizer)
+	return setFinalizer(ctx, b.Reader, b.Client, b.ledger.backup, backupFinalizer, controllerutil.AddFinalizer)
 }
 
 // letGo takes the finalizer off.
 func (b *backupRun) letGo(ctx context.Context) error {
 	b.causes.Delete(b.uid)
-	return client.IgnoreNotFound(b.setFinalizer(ctx, controllerutil.RemoveFinalizer))
-}
-
-// setFinalizer changes the finalizers as they are now, since others may have theirs there.
-func (b *backupRun) setFinalizer(ctx context.Context, set func(client.Object, string) bool) error {
-	key := client.ObjectKeyFromObject(b.ledger.backup)
-	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		var before v1alpha1.Backup
-		if err := b.Reader.Get(ctx, key, &before); err != nil {
-			return err
-		}
-		after := before.DeepCopy()
-		if !set(after, backupFinalizer) {
-			return nil
-		}
-		return b.Client.Patch(ctx, after, client.MergeFromWithOptions(&before, client.MergeFromWithOptimisticLock{}))
-	})
+	return client.IgnoreNotFound(setFinalizer(ctx, b.Reader, b.Client, b.ledger.backup, backupFinalizer, controllerutil.RemoveFinalizer))
 }
 
 // release removes the snapshot objects of a committed recovery point and writes the final status.

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -666,12 +667,27 @@ func TestADeletedBackupIsUndone(t *testing.T) {
 	cancel()
 	<-done
 	s.snapshots.OnTake(nil)
+	// Held, so that it can be looked at when it has been deleted.
+	finalizers := func(patch string) {
+		t.Helper()
+		if err := cluster.Client.Patch(t.Context(), b, client.RawPatch(types.JSONPatchType, []byte(patch))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finalizers(`[{"op": "add", "path": "/metadata/finalizers/-", "value": "cairn.test/keep"}]`)
 	if err := cluster.Client.Delete(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.backups().Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b)}); err != nil {
 		t.Fatal(err)
 	}
+	if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
+		t.Fatal(err)
+	}
+	if b.Status.Phase != v1alpha1.PhaseFailed || b.Status.Errors[0].Code != v1alpha1.CodeDeleted || len(b.Status.Snapshots) != 0 || len(b.Finalizers) != 1 {
+		t.Errorf("how a Backup ended that was deleted: %v %+v", b.Finalizers, b.Status)
+	}
+	finalizers(`[{"op": "remove", "path": "/metadata/finalizers"}]`)
 	if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(b), b); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Errorf("the Backup is still there: %v", err)
 	}

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/cairn-backup/cairn/api/v1alpha1"
@@ -60,6 +61,9 @@ type Restores struct {
 	Patience, Interval time.Duration
 }
 
+// restoreFinalizer holds a Restore until it is told how it ended.
+const restoreFinalizer = v1alpha1.Group + "/restore"
+
 // restoreWorkers is how many objects are created at once.
 const restoreWorkers = 16
 
@@ -77,8 +81,14 @@ func (r *Restores) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	if err := r.Reader.Get(ctx, req.NamespacedName, &restore); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if restore.Status.Phase.Final() || restore.DeletionTimestamp != nil {
-		return ctrl.Result{}, nil
+	switch {
+	case restore.Status.Phase.Final(), restore.DeletionTimestamp != nil && restore.Status.Phase == "":
+		return ctrl.Result{}, r.letGo(ctx, &restore)
+	case restore.DeletionTimestamp != nil:
+		return ctrl.Result{}, r.stopped(ctx, &restore)
+	}
+	if err := setFinalizer(ctx, r.Reader, r.Client, &restore, restoreFinalizer, controllerutil.AddFinalizer); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	a := r.begin(&restore)
 	if restore.Status.Attempt > maxRestoreAttempts {
@@ -94,8 +104,8 @@ func (r *Restores) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	case ctx.Err() != nil:
 		return ctrl.Result{}, nil // the extension stops; the next one carries on
 	case errors.Is(err, errRequestGone):
-		r.Log.Info("restore was deleted, it stops", "restore", restore.Name)
-		return ctrl.Result{}, nil
+		a.progress()
+		return ctrl.Result{}, r.stopped(ctx, &restore)
 	case err == nil:
 		return ctrl.Result{}, a.finish(ctx)
 	}
@@ -105,6 +115,27 @@ func (r *Restores) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 		return ctrl.Result{}, a.end(ctx, v1alpha1.PhaseFailed, issue)
 	}
 	return ctrl.Result{RequeueAfter: time.Duration(restore.Status.Attempt) * 5 * r.Interval}, nil
+}
+
+// stopped writes how a restore ended whose object was deleted: what it had created stays, as what was there before it does.
+func (r *Restores) stopped(ctx context.Context, restore *v1alpha1.Restore) error {
+	r.Log.Info("restore was deleted, it stops", "restore", restore.Name, "created", restore.Status.Created)
+	now := metav1.NewTime(r.Now())
+	s := &restore.Status
+	for _, step := range s.Progress.Steps {
+		end(&s.Progress, now.Time, step.Name)
+	}
+	s.Phase, s.Ended = v1alpha1.PhaseFailed, &now
+	s.Errors = []v1alpha1.Issue{deletedIssue("restore", fmt.Sprintf("The %d objects that it had created stay.", s.Created))}
+	if err := patiently(ctx, func() error { return replaceStatus(ctx, r.Client, restore, restore.Status) }); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return r.letGo(ctx, restore)
+}
+
+// letGo takes the finalizer off.
+func (r *Restores) letGo(ctx context.Context, restore *v1alpha1.Restore) error {
+	return client.IgnoreNotFound(setFinalizer(ctx, r.Reader, r.Client, restore, restoreFinalizer, controllerutil.RemoveFinalizer))
 }
 
 // attempt is one run of a restore.
@@ -226,7 +257,8 @@ func (a *attempt) follow(ctx context.Context, steps <-chan string, ended <-chan 
 		case <-tick.C:
 		}
 		a.progress()
-		if err := a.write(ctx); apierrors.IsNotFound(err) {
+		deleted, err := writeStatus(ctx, a.Client, a.object, a.object.Status)
+		if deleted || apierrors.IsNotFound(err) {
 			cancel(errRequestGone)
 		} else if err != nil && ctx.Err() == nil {
 			a.Log.Warn("status of a restore cannot be written; it goes on", "restore", a.object.Name, "error", err)
@@ -293,7 +325,10 @@ func (a *attempt) end(ctx context.Context, phase v1alpha1.Phase, issues ...v1alp
 	a.step("")
 	now := metav1.NewTime(a.Now())
 	a.object.Status.Phase, a.object.Status.Ended, a.object.Status.Errors = phase, &now, issues
-	return client.IgnoreNotFound(patiently(ctx, func() error { return a.write(ctx) }))
+	if err := patiently(ctx, func() error { return a.write(ctx) }); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return a.letGo(ctx, a.object)
 }
 
 // write replaces the status. Nobody else writes it, so that it needs no version.
@@ -303,15 +338,22 @@ func (a *attempt) write(ctx context.Context) error {
 
 // replaceStatus replaces all of an object's status.
 func replaceStatus(ctx context.Context, c client.Client, object client.Object, status any) error {
+	_, err := writeStatus(ctx, c, object, status)
+	return err
+}
+
+// writeStatus is replaceStatus, and says whether the object is being deleted.
+func writeStatus(ctx context.Context, c client.Client, object client.Object, status any) (deleted bool, err error) {
 	patch, err := statusPatch(object.GetName(), status)
 	if err != nil {
-		return err
+		return false, err
 	}
 	target, ok := object.DeepCopyObject().(client.Object) // Patch writes the server's answer into it
 	if !ok {
-		return fmt.Errorf("status of %s: a copy of it is no object", object.GetName())
+		return false, fmt.Errorf("status of %s: a copy of it is no object", object.GetName())
 	}
-	return c.Status().Patch(ctx, target, patch)
+	err = c.Status().Patch(ctx, target, patch)
+	return err == nil && target.GetDeletionTimestamp() != nil, err
 }
 
 // statusPatch replaces all of a status: a merge would leave behind what an earlier attempt counted.

@@ -16,6 +16,7 @@ import (
 	"filippo.io/age"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -220,6 +221,16 @@ func (w *restoreWorld) start(t *testing.T, name string, spec v1alpha1.RestoreSpe
 	}
 }
 
+// keep holds a restore, so that it can be looked at when it has been deleted.
+func (w *restoreWorld) keep(t *testing.T, name string) {
+	t.Helper()
+	held := &v1alpha1.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, Name: name}}
+	patch := client.RawPatch(types.JSONPatchType, []byte(`[{"op": "add", "path": "/metadata/finalizers/-", "value": "cairn.test/keep"}]`))
+	if err := w.cluster.Client.Patch(t.Context(), held, patch); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // await waits until a restore is as wanted.
 func (w *restoreWorld) await(t *testing.T, name, what string, wanted func(v1alpha1.RestoreStatus) bool) v1alpha1.RestoreStatus {
 	t.Helper()
@@ -392,8 +403,15 @@ func (w *restoreWorld) testDeleted(t *testing.T) {
 		w.await(t, name, "at work", func(s v1alpha1.RestoreStatus) bool { return s.Progress.Step == v1alpha1.StepApply })
 	}
 	for _, name := range deleted {
+		w.keep(t, name)
 		if err := w.cluster.Client.Delete(t.Context(), &v1alpha1.Restore{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.Namespace, Name: name}}); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, name := range deleted {
+		s := w.await(t, name, "ended", ended)
+		if s.Phase != v1alpha1.PhaseFailed || s.Created != 1 || s.Errors[0].Code != v1alpha1.CodeDeleted || !strings.Contains(s.Errors[0].Message, "The 1 objects that it had created stay") || s.Progress.Step != "" {
+			t.Errorf("how a restore ended that was deleted: %+v", s)
 		}
 	}
 	w.start(t, "next", restoreSpec(w.recoveryPoint(t, "next", 1)))

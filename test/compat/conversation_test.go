@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	dp "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/dataprotection/armdataprotection/v3"
+
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
 )
@@ -210,7 +212,30 @@ func (r *replay) send(method, target, body string, header map[string]string) dae
 	for name, value := range header {
 		all[name] = value
 	}
-	return r.Send(method, target, sent(body), all)
+	a := r.Send(method, target, sent(body), all)
+	list, ok := a.At("value").([]any)
+	if !ok {
+		list = []any{a.JSON}
+	}
+	for _, resource := range list {
+		one := daemontest.Answer{JSON: resource}
+		if typ, ok := one.At("type").(string); ok && models[typ] != nil {
+			sdkReads(r.t, method+" "+target, one, models[typ]())
+		}
+	}
+	return a
+}
+
+// models are the SDK's of each resource type: whatever a conversation is answered must survive them.
+var models = map[string]func() any{
+	"Microsoft.DataProtection/backupVaults":                                func() any { return &dp.BackupVaultResource{} },
+	"Microsoft.DataProtection/backupVaults/backupPolicies":                 func() any { return &dp.BaseBackupPolicyResource{} },
+	"Microsoft.DataProtection/backupVaults/backupInstances":                func() any { return &dp.BackupInstanceResource{} },
+	"Microsoft.DataProtection/backupVaults/deletedBackupInstances":         func() any { return &dp.DeletedBackupInstanceResource{} },
+	"Microsoft.DataProtection/backupVaults/backupInstances/recoveryPoints": func() any { return &dp.AzureBackupRecoveryPointResource{} },
+	"Microsoft.DataProtection/backupVaults/backupJobs":                     func() any { return &dp.AzureBackupJobResource{} },
+	"Microsoft.DataProtection/backupVaults/backupResourceGuardProxies":     func() any { return &dp.ResourceGuardProxyBaseResource{} },
+	"Microsoft.DataProtection/resourceGuards":                              func() any { return &dp.ResourceGuardResource{} },
 }
 
 // poll asks until enough, and checks what came then.

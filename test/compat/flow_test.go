@@ -159,6 +159,11 @@ func unmarshal(t testing.TB, body []byte, v any) {
 
 // sdkJob follows a job, named by its ARM ID, to its end.
 func sdkJob(t *testing.T, clients *dp.ClientFactory, id string) *dp.AzureBackupJob {
+	return sdkJobIn(t, clients, vaultName, id)
+}
+
+// sdkJobIn is sdkJob for another vault.
+func sdkJobIn(t *testing.T, clients *dp.ClientFactory, vaultName, id string) *dp.AzureBackupJob {
 	t.Helper()
 	var job *dp.AzureBackupJob
 	eventually(t, "job "+id, func() error {

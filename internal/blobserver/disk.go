@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -15,25 +14,28 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
 
 // disk is the folder that holds everything:
 //
-//	lock                                           held by the process that serves the folder
-//	tmp/                                           writes under way and trees being removed; emptied at start
+//	lock                                           shared by the processes that serve the folder
+//	locks/                                         what they take turns with
+//	tmp/<process>/                                 its writes under way and trees being removed; removed when it has ended
 //	accounts/<account>/<container>/container.json  a container exists when this file does
 //	accounts/<account>/<container>/blobs/…         committed blobs, see name.go and blobfile.go
 //	accounts/<account>/<container>/blocks/<sha256 of the blob name>/<block id in hex>
 type disk struct {
 	root string
-	lock *os.File
 	log  *slog.Logger
-	seed maphash.Seed
+	// temp is this process's folder in tmp.
+	temp string
 	// stripes serialise changes of one container's names. Data is written and synced before a stripe is taken.
-	stripes [64]sync.Mutex
+	stripes [64]*lock
+	// accounts serialises the removal of accounts.
+	accounts *lock
+	opened   []*os.File
 }
 
 // place is a container.
@@ -57,32 +59,12 @@ func openDisk(root string, log *slog.Logger) (*disk, error) {
 	if len(root) > maxRoot {
 		return nil, fmt.Errorf("blob folder %s: path is longer than %d bytes; choose a shorter one", root, maxRoot)
 	}
-	if err := os.MkdirAll(filepath.Join(root, "accounts"), 0o700); err != nil {
-		return nil, fmt.Errorf("blob folder: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("blob folder: %w", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("blob folder %s is served by another process; stop that first: %w", root, err), lock.Close())
-	}
-	d := &disk{root: root, lock: lock, log: log, seed: maphash.MakeSeed()}
-	if err := d.emptyTemp(); err != nil {
-		return nil, errors.Join(fmt.Errorf("blob folder: %w", err), lock.Close())
+	d := &disk{root: root, log: log}
+	if err := d.takeFolder(); err != nil {
+		return nil, errors.Join(fmt.Errorf("blob folder %s: %w", root, err), d.close())
 	}
 	return d, nil
 }
-
-// emptyTemp removes what a crash left: nothing in tmp was ever visible.
-func (d *disk) emptyTemp() error {
-	if err := os.RemoveAll(d.temp()); err != nil {
-		return err
-	}
-	return os.Mkdir(d.temp(), 0o700)
-}
-
-func (d *disk) temp() string { return filepath.Join(d.root, "tmp") }
 
 func (d *disk) accountDir(account string) string { return filepath.Join(d.root, "accounts", account) }
 
@@ -99,10 +81,6 @@ func (d *disk) blocksDir(p place, name string) string {
 	return filepath.Join(d.dir(p), "blocks", hex.EncodeToString(sum[:]))
 }
 
-func (d *disk) stripe(p place) *sync.Mutex {
-	return &d.stripes[maphash.String(d.seed, p.account+"/"+p.container)%uint64(len(d.stripes))]
-}
-
 // newETag is unique, as long as Azure's and of its form.
 func newETag() string {
 	var b [8]byte
@@ -111,7 +89,7 @@ func newETag() string {
 }
 
 func (d *disk) createContainer(p place, props containerProperties) error {
-	temp, err := os.MkdirTemp(d.temp(), "container-*")
+	temp, err := os.MkdirTemp(d.temp, "container-*")
 	if err != nil {
 		return err
 	}
@@ -131,9 +109,11 @@ func (d *disk) createContainer(p place, props containerProperties) error {
 	if err := syncDir(temp); err != nil {
 		return err
 	}
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := d.makeDirs(d.accountDir(p.account)); err != nil {
 		return err
 	}
@@ -164,9 +144,11 @@ func (d *disk) container(p place) (containerProperties, error) {
 
 // deleteContainer takes the container away at once; its content is removed after that.
 func (d *disk) deleteContainer(p place, decide func(containerProperties) error) error {
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return err
+	}
+	defer release()
 	props, err := d.container(p)
 	if err != nil {
 		return err
@@ -191,7 +173,7 @@ func (d *disk) remove(dir string) error {
 
 // hide moves a tree into a new folder below tmp, to be deleted by the caller or at the next start.
 func (d *disk) hide(dir string) (temp string, err error) {
-	if temp, err = os.MkdirTemp(d.temp(), "removed-*"); err != nil {
+	if temp, err = os.MkdirTemp(d.temp, "removed-*"); err != nil {
 		return "", err
 	}
 	if err := os.Rename(dir, filepath.Join(temp, "x")); err != nil {
@@ -244,7 +226,7 @@ func (d *disk) peek(p place, name string) (*properties, error) {
 type staged struct{ *os.File }
 
 func (d *disk) stage() (*staged, error) {
-	f, err := os.CreateTemp(d.temp(), "write-*")
+	f, err := os.CreateTemp(d.temp, "write-*")
 	if err != nil {
 		return nil, err
 	}
@@ -280,9 +262,11 @@ func (d *disk) commit(p place, name string, s *staged, decide func(old *properti
 }
 
 func (d *disk) rename(p place, name, path string, s *staged, decide func(old *properties) error) error {
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return err
+	}
+	defer release()
 	if _, err := d.container(p); err != nil {
 		return err
 	}
@@ -321,9 +305,11 @@ func (d *disk) dropBlocks(p place, name string) error {
 
 // deleteBlob removes a committed blob and the folders that only it needed.
 func (d *disk) deleteBlob(p place, name string, decide func(properties) error) error {
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return err
+	}
+	defer release()
 	b, err := d.open(p, name)
 	if err != nil {
 		return err
@@ -344,9 +330,11 @@ func (d *disk) deleteBlob(p place, name string, decide func(properties) error) e
 
 // putBlock makes a finished file an uncommitted block of the blob.
 func (d *disk) putBlock(p place, name string, id []byte, s *staged) error {
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return err
+	}
+	defer release()
 	if _, err := d.container(p); err != nil {
 		return err
 	}
@@ -407,9 +395,11 @@ func (d *disk) sweep(before time.Time) (dropped int, err error) {
 }
 
 func (d *disk) sweepBlob(p place, dir string, before time.Time) (int, error) {
-	mu := d.stripe(p)
-	mu.Lock()
-	defer mu.Unlock()
+	release, err := d.stripe(p).take()
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, ignoreMissing(err)

@@ -11,9 +11,12 @@
 // A write is answered only when it is durable. Data streams to a temporary file, which is synced, renamed to its place and
 // made to stay by syncing the folder, so a crash leaves the old blob, the new blob, or none, and never half of one.
 //
+// Several processes may serve one folder: a file's lock says whose turn it is to change a container's names. All of them must see at once
+// what one has done, as on one machine's file system or a cluster's; over NFS only without caches of attributes and names.
+//
 //	auth.go, sas.go     who may do what: keys, signatures, tokens
 //	operations.go       the table of operations, with the permission each needs
 //	container.go, blobs.go, blocks.go, list.go   the operations
 //	conditions.go, byterange.go, errors.go       pure decisions and Azure's error bodies
-//	disk.go, blobfile.go, name.go, walk.go       what lies on disk, and how names become paths
+//	disk.go, lock.go, blobfile.go, name.go, walk.go       what lies on disk, and how names become paths
 package blobserver

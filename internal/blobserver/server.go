@@ -49,7 +49,7 @@ type Access struct {
 
 // Config is what a Server needs.
 type Config struct {
-	// Root is the folder that holds the data. One process serves it at a time.
+	// Root is the folder that holds the data. Several processes may serve it, if its file system shows all of them the same at once.
 	Root string
 	// Accounts returns the account of that name, or ErrAccountNotFound.
 	Accounts func(ctx context.Context, name string) (Account, error)
@@ -68,7 +68,7 @@ type Server struct {
 	disk   *disk
 }
 
-// Open prepares the folder and takes its lock.
+// Open prepares the folder.
 func Open(config Config) (*Server, error) {
 	if config.Now == nil {
 		config.Now = time.Now
@@ -87,7 +87,7 @@ func Open(config Config) (*Server, error) {
 }
 
 // Close gives up the folder. Call it after the last request was served.
-func (s *Server) Close() error { return s.disk.lock.Close() }
+func (s *Server) Close() error { return s.disk.close() }
 
 // uncommittedAge is how long Azure keeps uncommitted blocks after the last one arrived.
 const uncommittedAge = 7 * 24 * time.Hour
@@ -201,6 +201,16 @@ func (s *Server) Containers(account string) ([]string, error) {
 		return nil, errResourceName()
 	}
 	return s.disk.containers(account)
+}
+
+// Exclusive runs f while no other process, and nobody else in this one, is in Exclusive.
+func (s *Server) Exclusive(f func() error) error {
+	release, err := s.disk.accounts.take()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f()
 }
 
 // DeleteAccount removes all containers of an account; a missing one is no error.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -29,8 +30,10 @@ import (
 
 // Config is what cairnd is told.
 type Config struct {
-	// Data is the folder that holds everything. One daemon at a time may use it.
+	// Data is the folder that holds everything. One daemon at a time may use it, or any number that have the same PostgreSQL database.
 	Data string
+	// Database is the URL of a PostgreSQL database that holds the state; empty for SQLite in the folder.
+	Database string
 	// Listen and BlobListen are addresses to listen on, such as :8443; port 0 takes a free one.
 	Listen     string
 	BlobListen string
@@ -58,6 +61,8 @@ type Daemon struct {
 	Service *service.Service
 	// CAFile is the certificate of the authority that signed the server's certificate.
 	CAFile string
+	// Address and BlobAddress are what it listens on.
+	Address, BlobAddress string
 
 	config  Config
 	blobs   *blobserver.Server
@@ -106,6 +111,7 @@ func Start(ctx context.Context, config Config) (d *Daemon, err error) {
 	if err := d.open(ctx, api.Addr(), blob.Addr(), &opened); err != nil {
 		return nil, err
 	}
+	d.Address, d.BlobAddress = api.Addr().String(), blob.Addr().String()
 	d.close = sync.OnceValue(func() error { return d.end(opened) })
 	d.serve(ctx, api, blob)
 	config.Log.Info("serving", "url", d.Service.PublicURL, "blobs", d.Service.BlobURL, "data", config.Data,
@@ -159,6 +165,20 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 	if err != nil {
 		return fmt.Errorf("blob URL: %w", err)
 	}
+	if c.Database != "" && !store.IsURL(c.Database) {
+		return errors.New("the database must be a PostgreSQL server's, postgres://USER@HOST:PORT/NAME; without one the state is kept in the data folder")
+	}
+	inUse, err := useFolder(c.Data, c.Database != "")
+	if err != nil {
+		return err
+	}
+	*opened = append(*opened, inUse.Close)
+	// What the first start makes, replicas that start at once must make once.
+	starting, err := startAlone(ctx, c.Data)
+	if err != nil {
+		return err
+	}
+	defer starting.Close() // nothing was written to it
 	keys := pki{dir: filepath.Join(c.Data, "pki"), now: c.Now()}
 	hosts := []string{publicHost, blobHost, "localhost", "127.0.0.1", "::1"}
 	if net.ParseIP(blobHost) == nil {
@@ -169,7 +189,7 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 		return err
 	}
 	d.CAFile = keys.CAFile()
-	db, err := store.Open(ctx, filepath.Join(c.Data, "state.db"), c.Now)
+	db, err := store.Open(ctx, cmp.Or(c.Database, filepath.Join(c.Data, "state.db")), c.Now)
 	if err != nil {
 		return err
 	}
@@ -183,7 +203,14 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 	}
 	*opened = append(*opened, d.blobs.Close)
 	d.Service.Blobs = d.blobs
+	id, err := folderID(c.Data)
+	if err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
 	if err := db.Update(ctx, func(tx *store.Tx) error {
+		if err := belongs(tx, c.Data, id); err != nil {
+			return err
+		}
 		var err error
 		if d.Service.TenantID, d.Service.SubscriptionID, err = settings(tx); err != nil {
 			return err

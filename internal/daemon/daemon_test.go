@@ -26,6 +26,7 @@ import (
 )
 
 func TestFirstStartMakesWhatAnAdministratorNeeds(t *testing.T) {
+	t.Setenv(daemontest.Engine, "") // what the state's file may be read by is looked at too
 	w := daemontest.Start(t, daemon.Config{})
 	for _, name := range []string{"CAIRN_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID", "AZURE_AUTHORITY_HOST", "SSL_CERT_FILE"} {
 		if w.Env[name] == "" {
@@ -125,13 +126,14 @@ func TestRestartKeepsEverything(t *testing.T) {
 
 func TestPublicURLIsInTheCertificate(t *testing.T) {
 	data := t.TempDir()
-	restart(t, daemon.Config{Data: data}, func(*daemontest.World) {})
+	config := daemontest.Complete(t, daemon.Config{Data: data})
+	restart(t, config, func(*daemontest.World) {})
 	before, err := os.ReadFile(filepath.Join(data, "pki", "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := daemon.Start(context.Background(), daemon.Config{Data: data, Listen: "127.0.0.1:0", BlobListen: "127.0.0.1:0",
-		PublicURL: "https://cairn.example:8443/", BlobURL: "https://10.99.0.1:8444", Log: slog.New(slog.DiscardHandler)})
+	config.PublicURL, config.BlobURL, config.Log = "https://cairn.example:8443/", "https://10.99.0.1:8444", slog.New(slog.DiscardHandler)
+	d, err := daemon.Start(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +167,8 @@ func TestStartRefuses(t *testing.T) {
 	}{
 		"plain HTTP":          {daemon.Config{Data: t.TempDir(), PublicURL: "http://host:1"}, "https://host:port"},
 		"a path":              {daemon.Config{Data: t.TempDir(), BlobURL: "https://host:1/blobs"}, "https://host:port"},
-		"a folder in use":     {daemon.Config{Data: filepath.Dir(used.AdminFile())}, "blobs"},
+		"a folder in use":     {daemon.Config{Data: filepath.Dir(used.AdminFile())}, "another cairnd"},
+		"no URL":              {daemon.Config{Data: t.TempDir(), Database: "state.db"}, "postgres://"},
 		"a broken key":        {daemon.Config{Data: folder}, "token signing key"},
 		"a file for a folder": {daemon.Config{Data: used.AdminFile()}, "data folder"},
 	} {
@@ -291,7 +294,8 @@ func TestChild(t *testing.T) {
 	if data == "" {
 		return
 	}
-	d, err := daemon.Start(context.Background(), daemon.Config{Data: data, Listen: "127.0.0.1:0", BlobListen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+	d, err := daemon.Start(context.Background(), daemon.Config{Data: data, Database: os.Getenv("CAIRN_TEST_DATABASE"),
+		Listen: "127.0.0.1:0", BlobListen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,11 +306,12 @@ func TestChild(t *testing.T) {
 }
 
 func TestKillLosesNothing(t *testing.T) {
-	data := t.TempDir()
+	config := daemontest.Complete(t, daemon.Config{})
+	data := config.Data
 	var groups []string
 	for round := range 3 {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
-		child.Env = append(os.Environ(), "CAIRN_TEST_DATA="+data)
+		child.Env = append(os.Environ(), "CAIRN_TEST_DATA="+data, "CAIRN_TEST_DATABASE="+config.Database)
 		out, err := child.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -335,7 +340,7 @@ func TestKillLosesNothing(t *testing.T) {
 			t.Fatal("the child ended by itself")
 		}
 	}
-	w := daemontest.Start(t, daemon.Config{Data: data})
+	w := daemontest.Start(t, config)
 	if len(groups) < 3 {
 		t.Errorf("only %d groups were made", len(groups))
 	}

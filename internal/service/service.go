@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,6 +26,8 @@ type Blobs interface {
 	DeleteAccount(account string) error
 	// Put makes a blob of what write writes, or replaces it; if write fails, nothing is made.
 	Put(account, container, blob, contentType string, write func(io.Writer) error) error
+	// Exclusive runs a function that no other process and nobody else in this one runs meanwhile.
+	Exclusive(func() error) error
 }
 
 // Service is the product. All fields are set by the daemon before its first use.
@@ -52,8 +53,6 @@ type Service struct {
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string
-	// clearing is held while the blobs of deleted accounts are removed.
-	clearing sync.Mutex
 }
 
 // Ref is who asks, for system data and audit.

@@ -295,10 +295,14 @@ func (s *Service) DeleteStorageAccount(ctx context.Context, id arm.ID) (deleted 
 // clearAccounts removes what deleted accounts hold, whether or not the client that deleted them still waits. The accounts are deleted already: a failure is
 // logged, and what is left after it, or after a crash, is tried again by Run.
 func (s *Service) clearAccounts(ctx context.Context) {
-	// By one at a time: who is late would remove the blobs of an account that was made anew.
-	s.clearing.Lock()
-	defer s.clearing.Unlock()
 	ctx = context.WithoutCancel(ctx)
+	// By one replica at a time: who is late would remove the blobs of an account that was made anew.
+	if err := s.Blobs.Exclusive(func() error { return s.clearDoomed(ctx) }); err != nil {
+		s.Log.ErrorContext(ctx, "removing blobs of deleted accounts failed", "error", err)
+	}
+}
+
+func (s *Service) clearDoomed(ctx context.Context) error {
 	var names []string
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
 		var err error
@@ -314,9 +318,7 @@ func (s *Service) clearAccounts(ctx context.Context) {
 		}
 		err = errors.Join(err, failed)
 	}
-	if err != nil {
-		s.Log.ErrorContext(ctx, "removing blobs of deleted accounts failed", "error", err)
-	}
+	return err
 }
 
 // AccountKeys are an account's keys, whether or not they may be used.

@@ -30,6 +30,7 @@ func init() {
 // TestFullDisk fills the database: what does not fit is refused with what to do, changes nothing, and does not keep anybody from reading
 // and from making room.
 func TestFullDisk(t *testing.T) {
+	t.Setenv(daemontest.Engine, "")
 	data := filepath.Join(t.TempDir(), smallDisk)
 	w := daemontest.Start(t, daemon.Config{Data: data})
 	body := map[string]any{"location": "eastus", "tags": map[string]string{"note": strings.Repeat("x", 30_000)},

@@ -1,10 +1,8 @@
 package compat_test
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
 	"github.com/cairn-backup/cairn/internal/link"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
 
 // sent is a body to send; empty is none.
@@ -30,41 +29,7 @@ func sent(body string) any {
 // dump is everything in the database but when connectors were heard of last.
 func dump(t *testing.T, data string) map[string][]string {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(data, "state.db")+"?mode=ro")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	out := map[string][]string{}
-	for _, table := range column(t, db, `SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'links' ORDER BY name`) {
-		var names []string
-		for _, name := range column(t, db, `SELECT name FROM pragma_table_info('`+table+`')`) {
-			names = append(names, "quote("+name+")")
-		}
-		out[table] = column(t, db, `SELECT `+strings.Join(names, ` || ' | ' || `)+` AS line FROM `+table+` ORDER BY line`)
-	}
-	return out
-}
-
-func column(t *testing.T, db *sql.DB, query string) []string {
-	t.Helper()
-	rows, err := db.Query(query)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, s)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return storetest.Dump(t, daemontest.Database(t, data), "links")
 }
 
 // whatToDo is a sentence of a plain error's message that says what to do; other errors have it apart.

@@ -11,10 +11,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +27,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/cairn-backup/cairn/internal/daemon"
+	"github.com/cairn-backup/cairn/internal/store"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
 
 // APIVersion is what Do asks with.
@@ -44,8 +48,33 @@ type World struct {
 	token string
 }
 
-// Start starts cairnd with a folder that the test may restart it from. It is closed when the test ends.
-func Start(t testing.TB, config daemon.Config) *World {
+// Engine is the environment variable that says where a cairnd of tests keeps its state when the test does not: PostgreSQL, or SQLite if
+// it is empty. `make unit` runs the tests of the service with both.
+const Engine = "CAIRN_TEST_ENGINE"
+
+// databases are the PostgreSQL databases of data folders, so that a cairnd that is started again finds its own.
+var databases sync.Map
+
+// Database is the name, as store.Open takes it, of the database of a cairnd that Start starts with the folder.
+func Database(t testing.TB, data string) string {
+	t.Helper()
+	switch engine := os.Getenv(Engine); engine {
+	case "":
+		return filepath.Join(data, "state.db")
+	case "PostgreSQL":
+	default:
+		t.Fatalf("%s is %q: leave it empty, or set it to PostgreSQL", Engine, engine)
+	}
+	if known, ok := databases.Load(data); ok {
+		return known.(string)
+	}
+	url := storetest.PostgreSQL(t)
+	databases.Store(data, url)
+	return url
+}
+
+// Complete sets what a test leaves open: a folder, free ports, the database.
+func Complete(t testing.TB, config daemon.Config) daemon.Config {
 	t.Helper()
 	if config.Data == "" {
 		config.Data = t.TempDir()
@@ -53,6 +82,16 @@ func Start(t testing.TB, config daemon.Config) *World {
 	if config.Listen == "" {
 		config.Listen, config.BlobListen = "127.0.0.1:0", "127.0.0.1:0"
 	}
+	if name := Database(t, config.Data); config.Database == "" && store.IsURL(name) {
+		config.Database = name
+	}
+	return config
+}
+
+// Start starts cairnd with a folder that the test may restart it from. It is closed when the test ends.
+func Start(t testing.TB, config daemon.Config) *World {
+	t.Helper()
+	config = Complete(t, config)
 	if config.Log == nil {
 		config.Log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
@@ -73,11 +112,17 @@ func Start(t testing.TB, config daemon.Config) *World {
 // Connect is a client of a cairnd that another process runs with the folder: its Daemon is nil.
 func Connect(t testing.TB, data string) *World {
 	t.Helper()
+	return ConnectThrough(t, data, (&net.Dialer{}).DialContext)
+}
+
+// ConnectThrough is Connect to an address that leads somewhere only for the caller.
+func ConnectThrough(t testing.TB, data string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *World {
+	t.Helper()
 	env, err := daemon.ReadEnv(filepath.Join(data, "admin.env"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &World{Env: env, Subscription: "/subscriptions/" + env["AZURE_SUBSCRIPTION_ID"], t: t, HTTP: client(t, env["SSL_CERT_FILE"])}
+	w := &World{Env: env, Subscription: "/subscriptions/" + env["AZURE_SUBSCRIPTION_ID"], t: t, HTTP: client(t, env["SSL_CERT_FILE"], dial)}
 	w.LogIn()
 	return w
 }
@@ -89,7 +134,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func client(t testing.TB, caFile string) *http.Client {
+func client(t testing.TB, caFile string, dial func(context.Context, string, string) (net.Conn, error)) *http.Client {
 	t.Helper()
 	pem, err := os.ReadFile(filepath.Clean(caFile))
 	if err != nil {
@@ -99,7 +144,7 @@ func client(t testing.TB, caFile string) *http.Client {
 	if !roots.AppendCertsFromPEM(pem) {
 		t.Fatal("the authority's certificate is no PEM")
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	transport := &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }

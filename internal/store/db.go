@@ -91,6 +91,7 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 }
 
 func (db *DB) update(ctx context.Context, f func(*Tx) error) error {
+	committing := false
 	err := db.run(ctx, db.writer, db.engine.updating(), func(tx *Tx) error {
 		if err := db.engine.begun(ctx, tx.tx); err != nil {
 			return fmt.Errorf("wait for the turn to write: %w", err)
@@ -102,9 +103,10 @@ func (db *DB) update(ctx context.Context, f func(*Tx) error) error {
 		if err := db.engine.done(ctx, tx.tx); err != nil {
 			return fmt.Errorf("tell of the change: %w", err)
 		}
+		committing = true
 		return nil
 	})
-	if err == nil || errors.Is(err, ErrUnavailable) { // a commit that was not heard of may have been one
+	if committing { // one whose answer was lost may have been one
 		db.fire()
 	}
 	return err

@@ -202,7 +202,8 @@ func (s *Service) linked(tx *store.Tx, c Cluster, r store.Resource) (Cluster, er
 }
 
 func (s *Service) connected(l store.Link) bool {
-	return !l.Seen.IsZero() && s.Now().Sub(l.Seen) < seenFor
+	ago := s.Now().Sub(l.Seen)
+	return !l.Seen.IsZero() && ago < seenFor && ago > -seenFor // a call in the future was before the clock was set back
 }
 
 // Cluster finds a cluster.
@@ -305,7 +306,7 @@ func (s *Service) ClusterSeen(ctx context.Context, id arm.ID) error {
 	}); err != nil {
 		return err
 	}
-	if s.Now().Sub(l.Seen) < seenEvery {
+	if ago := s.Now().Sub(l.Seen); ago >= 0 && ago < seenEvery {
 		return nil
 	}
 	return s.DB.Update(ctx, func(tx *store.Tx) error {

@@ -14,14 +14,13 @@ const coalesce = 50 * time.Millisecond
 
 // Run does what is due by time alone, and at first what was left when the service ended, until ctx ends; it returns nil then.
 func (s *Service) Run(ctx context.Context) error {
-	since := s.Now()
 	s.try(ctx, "dating recovery points", s.DateOldPoints)
 	s.try(ctx, "scheduling", s.RescheduleAll)
 	var loops sync.WaitGroup
 	loops.Go(func() { s.startLoop(ctx) })
 	loops.Go(func() { s.loop(ctx, "expiring recovery points", s.Prune) })
 	loops.Go(func() { s.loop(ctx, "deleting recovery points", s.Delete) })
-	loops.Go(func() { s.keepHouse(ctx, since) })
+	loops.Go(func() { s.keepHouse(ctx) })
 	loops.Wait()
 	return nil
 }
@@ -75,8 +74,27 @@ func (s *Service) loop(ctx context.Context, what string, f func(context.Context)
 	}
 }
 
+// lapse is more than lies between two looks of keepHouse, unless the machine slept or its clock was set.
+const lapse = 8 * runEvery
+
+// presence is from when on the service has been there to hear of anything. Time that its clock has jumped over does not count, nor does what is in
+// the future when it was set back.
+type presence struct{ since, looked time.Time }
+
+// Since is it, at a look at the clock.
+func (p *presence) Since(now time.Time) time.Time {
+	now = now.Round(0)
+	if passed := now.Sub(p.looked); passed < 0 || passed > lapse {
+		p.since = now
+	}
+	p.looked = now
+	return p.since
+}
+
 // keepHouse does what need not be done to the second.
-func (s *Service) keepHouse(ctx context.Context, since time.Time) {
+func (s *Service) keepHouse(ctx context.Context) {
+	var here presence
+	here.Since(s.Now())
 	tick := time.NewTicker(runEvery)
 	defer tick.Stop()
 	for {
@@ -86,6 +104,7 @@ func (s *Service) keepHouse(ctx context.Context, since time.Time) {
 			return
 		case <-tick.C:
 		}
+		since := here.Since(s.Now())
 		s.try(ctx, "expiring installations", s.ExpireExtensions)
 		s.try(ctx, "giving up requests", func(ctx context.Context) error { return s.GiveUp(ctx, since) })
 		s.try(ctx, "purging deleted instances", s.PurgeDeleted)

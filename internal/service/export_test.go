@@ -1,0 +1,4 @@
+package service
+
+// Presence is for tests that play keepHouse.
+type Presence = presence

@@ -30,7 +30,7 @@ func authorizationRoutes(s *service.Service) []Route {
 		{Method: "GET", Path: "/v1.0/servicePrincipals/{id}", Permission: NoPermission, Unversioned: true, Handle: h.principal},
 		{Method: "POST", Path: "/v1.0/directoryObjects/getByIds", Permission: NoPermission, Unversioned: true, Handle: h.byIDs},
 
-		{Method: "POST", Path: "/providers/Microsoft.ResourceGraph/resources", Permission: NoPermission, Handle: h.graph},
+		{Method: "POST", Path: "/providers/Microsoft.ResourceGraph/resources", Permission: NoPermission, Handle: graph{s}.resources},
 	}
 }
 
@@ -137,46 +137,4 @@ func (h authorization) byIDs(ctx context.Context, r *Request) (*Response, error)
 func (h authorization) me(ctx context.Context, r *Request) (*Response, error) {
 	out, err := h.s.Me(ctx, r.Caller)
 	return Answer(200, out), err
-}
-
-var (
-	graphType = regexp.MustCompile(`(?i)\btype\s*(?:=~|==)\s*'([^']*)'`)
-	graphIDs  = regexp.MustCompile(`(?i)\bwhere\s+id\s+in~?\s*\(([^)]*)\)`)
-)
-
-// graph answers the queries that az's list commands send: those for tracked resources of a type, by ID. Another query finds
-// nothing.
-func (h authorization) graph(ctx context.Context, r *Request) (*Response, error) {
-	var in struct {
-		Query string `json:"query"`
-	}
-	if err := r.Decode(&in); err != nil {
-		return nil, err
-	}
-	var wanted []service.GenericResource
-	if typ := graphType.FindStringSubmatch(in.Query); typ != nil {
-		var keys []string
-		ids := graphIDs.FindStringSubmatch(in.Query)
-		if ids != nil {
-			for _, m := range quotedWord.FindAllStringSubmatch(ids[1], -1) {
-				keys = append(keys, strings.ToLower(m[1]))
-			}
-		}
-		all, err := h.s.Resources(ctx, arm.Subscription(h.s.SubscriptionID), typ[1])
-		if err != nil {
-			return nil, err
-		}
-		for _, g := range all {
-			if ids == nil || slices.Contains(keys, g.ID.Key()) {
-				wanted = append(wanted, g)
-			}
-		}
-	}
-	found, err := readable(ctx, r, wanted, func(g service.GenericResource) arm.ID { return g.ID })
-	if err != nil {
-		return nil, err
-	}
-	return Answer(200, map[string]any{
-		"totalRecords": len(found), "count": len(found), "data": found, "facets": []any{}, "resultTruncated": "false",
-	}), nil
 }

@@ -56,6 +56,15 @@ func notSoftDeleted(tx *store.Tx, instance arm.ID) error {
 		WithAction("Bring it back: az dataprotection backup-instance deleted-backup-instance undelete. Or use another name.")
 }
 
+// softDeleted says whether an instance, named as it was and by its GUID, can be brought back.
+func softDeleted(tx *store.Tx, instance arm.ID, guid string) (bool, error) {
+	d, _, err := store.Load[storedDeleted](tx, deletedID(instance))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && d.GUID == guid, err
+}
+
 // DeletedInstances are a vault's that can be brought back.
 func (s *Service) DeletedInstances(ctx context.Context, vault arm.ID, page store.Page) ([]DeletedResource, string, error) {
 	return inVault[DeletedResource](ctx, s, vault, backup.DeletedInstanceType, page)
@@ -92,7 +101,7 @@ func (s *Service) Undelete(ctx context.Context, by Ref, id arm.ID) error {
 		if err := tx.Delete(row.ID); err != nil {
 			return err
 		}
-		return tx.Save(&store.Resource{ID: i.ID}, i)
+		return errors.Join(tx.Save(&store.Resource{ID: i.ID}, i), s.reschedule(tx, &i))
 	})
 }
 
@@ -150,16 +159,23 @@ func immutable(vault *backup.VaultResource, instance *storedInstance, points []s
 	if state != backup.ImmutabilityUnlocked && state != backup.ImmutabilityLocked {
 		return nil
 	}
-	valid := 0
+	valid, until := 0, time.Time{}
 	for _, p := range points {
 		if p.Expires.IsZero() || p.Expires.After(now) {
 			valid++
+		}
+		if p.Expires.After(until) {
+			until = p.Expires
 		}
 	}
 	if valid == 0 {
 		return nil
 	}
-	action := "Stop its protection (az dataprotection backup-instance stop-protection, or suspend-backup to let recovery points expire), and delete it when they have expired."
+	action := "Suspend its backups (az dataprotection backup-instance suspend-backup), and delete it when its recovery points have expired"
+	if !until.IsZero() {
+		action += ", the last of them at " + until.UTC().Format(time.RFC3339)
+	}
+	action += "."
 	if state == backup.ImmutabilityUnlocked {
 		action += " Or disable the vault's immutability, which is not locked."
 	}

@@ -362,6 +362,9 @@ func recordPoint(tx *store.Tx, r store.Request, job *backup.Job, status *v1alpha
 	if err == nil && instance.GUID == p.GUID && instance.Properties.CurrentProtectionState != backup.SoftDeleting {
 		return true, addRecoveryPoint(tx, p, origin)
 	}
+	if deleted, err := softDeleted(tx, arm.ID(r.Instance), p.GUID); err != nil || deleted {
+		return deleted, errors.Join(err, addRecoveryPoint(tx, p, origin))
+	}
 	return false, tx.Discard(p, whyInstanceDeleted)
 }
 

@@ -7,9 +7,12 @@ import (
 	"time"
 
 	dp "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/dataprotection/armdataprotection/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/cairn-backup/cairn/api/v1alpha1"
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
+	"github.com/cairn-backup/cairn/internal/link"
 )
 
 // secure changes the vault's security settings.
@@ -163,6 +166,23 @@ func TestSync(t *testing.T) {
 	w.Do("POST", w.instance+"/sync", `{"syncType":"Sometimes"}`).Want(400)
 }
 
+// TestLateRecoveryPointOfADeletedInstance has a backup end that was given up, after its instance was deleted: what can be brought back has it too.
+func TestLateRecoveryPointOfADeletedInstance(t *testing.T) {
+	w := setUpAway(t)
+	w.secure(t, `{"softDeleteSettings":{"state":"On"}}`)
+	w.finish(t, w.start(t, "/backup", adhoc))
+	w.cluster.next("Backup")
+	_, r := w.begin(t, "Backup", adhoc, uploading(40))
+	w.stayAway(t)
+	w.LogIn()
+	w.Do("DELETE", w.instance, nil).Want(202)
+	w.cluster.say(r, committed(v1alpha1.PhaseCompleted))
+	w.Do("POST", w.vault+"/deletedBackupInstances/prod/undelete", nil).Want(200)
+	if n := len(w.points(t)); n != 2 {
+		t.Errorf("%d recovery points", n)
+	}
+}
+
 // TestUndeletedInstanceMeetsItsSuccessor brings an instance back whose cluster has got another one with the same policy: it cannot be resumed beside it.
 func TestUndeletedInstanceMeetsItsSuccessor(t *testing.T) {
 	w := setUp(t, daemontest.Start(t, daemon.Config{}))
@@ -182,15 +202,30 @@ func TestUndeletedInstanceMeetsItsSuccessor(t *testing.T) {
 
 // TestImmutableVaultKeepsItsRecoveryPoints refuses to delete what has not expired.
 func TestImmutableVaultKeepsItsRecoveryPoints(t *testing.T) {
-	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	now := &clock{at: time.Now()}
+	w := setUp(t, daemontest.Start(t, daemon.Config{Now: now.Now}))
 	w.protect(t)
+	w.cluster.answer("Backup", func(link.Request) []any {
+		s, at := committed(v1alpha1.PhaseCompleted), metav1.NewTime(now.Now())
+		s.RecoveryPointTime = &at
+		return []any{s}
+	})
 	w.finish(t, w.start(t, "/backup", adhoc))
 	for _, state := range []string{"Unlocked", "Locked"} {
 		w.secure(t, `{"softDeleteSettings":{"state":"On"},"immutabilitySettings":{"state":"`+state+`"}}`)
 		wantRefusal(t, w.Do("DELETE", w.instance, nil), 400, "UserErrorOperationDeniedOnImmutableItem", w.instance, "1 recovery points")
 	}
 	// What may be done: nothing is lost by it before its time.
-	for _, action := range []string{"suspendBackups", "stopProtection", "resumeProtection"} {
+	for _, action := range []string{"suspendBackups", "stopProtection", "resumeProtection", "suspendBackups"} {
 		w.Do("POST", w.instance+"/"+action, nil).Want(202)
+	}
+	// The newest recovery point outlives its lifetime, and may be deleted then.
+	w.later(now, 40*24*time.Hour)
+	if n := len(w.points(t)); n != 1 {
+		t.Fatalf("%d recovery points", n)
+	}
+	w.Do("DELETE", w.instance, nil).Want(202)
+	if n := len(w.deleted(t)); n != 1 {
+		t.Errorf("%d deleted instances", n)
 	}
 }

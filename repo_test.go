@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"internal/armserver", "internal/cli"},                                      // skins
 	{"internal/daemon"},                                                         // cairnd as one value, for its main and for tests
 	{"internal/daemon/daemontest"},
-	{"cmd/cairn", "cmd/cairnd", "cmd/cairn-extension", "cmd/cairn-image", "bench", "test/setup", "test/world", "test/playground", "test/compat", "test/e2e"},
+	{"cmd/cairn", "cmd/cairnd", "cmd/cairn-extension", "cmd/cairn-image", "bench", "test/setup", "test/world", "test/playground", "test/compat", "test/replicas", "test/e2e"},
 }
 
 // allowed are the imports inside one layer.

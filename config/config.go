@@ -38,6 +38,8 @@ const (
 	CredentialDir = "/etc/cairn/credential"
 	// RevisionAnnotation is what the chart stamps the extension's Deployment with: the revision of the Helm release.
 	RevisionAnnotation = "cairn/release-revision"
+	// ClusterAnnotation is what the connector's namespace has the cluster's resource ID in, so that who reaches the cluster can tell which one it is.
+	ClusterAnnotation = "cairn/cluster-id"
 	// ImageVariable is the environment variable that tells the connector which image the extension runs from.
 	ImageVariable = "CAIRN_EXTENSION_IMAGE"
 )
@@ -51,6 +53,8 @@ type ConnectorParams struct {
 	Image string
 	// Credential is what POST {cluster}/connect answered.
 	Credential link.Credential
+	// ClusterID is the cluster's resource ID.
+	ClusterID string
 }
 
 // ConnectorManifests returns the objects that join a cluster to the service, in the order in which to apply them. They
@@ -74,6 +78,8 @@ func ConnectorManifests(p ConnectorParams) ([]*unstructured.Unstructured, error)
 	}
 	for _, o := range objects {
 		switch o.GetKind() {
+		case "Namespace":
+			o.SetAnnotations(map[string]string{ClusterAnnotation: p.ClusterID})
 		case "Secret":
 			err = unstructured.SetNestedField(o.Object, string(credential), "stringData", CredentialKey)
 		case "Deployment":

@@ -45,7 +45,7 @@ func golden(t *testing.T, name string, got []byte) {
 }
 
 var params = config.ConnectorParams{
-	Image: "registry.test/cairn-extension:1",
+	Image: "registry.test/cairn-extension:1", ClusterID: "/subscriptions/s/resourceGroups/rg/providers/Microsoft.ContainerService/managedClusters/aks",
 	Credential: link.Credential{
 		Endpoint: "https://10.0.0.1:8443", TenantID: "tenant", ClientID: "client", ClientSecret: "hunter2", CABundle: "pem\n",
 	},

@@ -62,7 +62,7 @@ func clusterConnect(ctx context.Context, in *Input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := config.ConnectorManifests(config.ConnectorParams{Image: in.Text("image"), Credential: credential})
+	objects, err := config.ConnectorManifests(config.ConnectorParams{Image: in.Text("image"), Credential: credential, ClusterID: path})
 	if err != nil {
 		return nil, err
 	}

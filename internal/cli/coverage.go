@@ -49,6 +49,9 @@ func coverageRun(ctx context.Context, in *Input) (any, error) {
 		return nil, err
 	}
 	in.progress.step("Looking into the cluster", "")
+	if err := kube.isCluster(ctx, text(cluster, "id")); err != nil {
+		return nil, fmt.Errorf("cluster at %s: %w", host, err)
+	}
 	report, err := in.coverage(ctx, kube, text(cluster, "id"))
 	if err != nil {
 		return nil, fmt.Errorf("cluster at %s: %w", host, err)

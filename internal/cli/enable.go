@@ -86,6 +86,13 @@ func enableCluster(ctx context.Context, in *Input) (any, error) {
 		e.changed = true
 		e.tell("cluster "+in.Text("cluster-name"), "connected")
 	} else {
+		kube, err := openKube(ctx, in.Text("kubeconfig"), in.Text("context"))
+		if err != nil {
+			return nil, err
+		}
+		if err := kube.isCluster(ctx, text(cluster, "id")); err != nil {
+			return nil, err
+		}
 		e.tell("cluster "+in.Text("cluster-name"), "is connected")
 	}
 	answer, err := e.run(ctx)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -69,6 +70,21 @@ func openKube(ctx context.Context, file, contextName string) (*kube, error) {
 		return nil, fmt.Errorf("reach the cluster at %s: %w", host, err)
 	}
 	return k, nil
+}
+
+// isCluster checks that the kubeconfig leads to the cluster with the ID, as far as the connector's namespace says which one it is.
+func (k *kube) isCluster(ctx context.Context, id string) error {
+	namespace, err := k.objects.Resource(namespacesResource).Get(ctx, kubeNamespace, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read namespace %s: %w", kubeNamespace, err)
+	}
+	if err != nil {
+		return fmt.Errorf("the kubeconfig leads to another cluster than '%s': to one that is not connected", id)
+	}
+	if is := namespace.GetAnnotations()[config.ClusterAnnotation]; is != "" && !strings.EqualFold(is, id) {
+		return fmt.Errorf("the kubeconfig leads to another cluster than '%s': to '%s'", id, is)
+	}
+	return nil
 }
 
 // resource is where the object's kind is served. Objects without a namespace are the cluster's.

@@ -128,7 +128,7 @@ func playNode(ctx context.Context, c client.WithWatch, wg *sync.WaitGroup) error
 			if err != nil {
 				return err
 			}
-			wg.Go(func() { _ = playConnector(ctx, credential) }) // ends with the test's service
+			wg.Go(func() { _ = playConnector(ctx, credential, func() {}) }) // ends with the test's service
 		}
 	}
 	return nil

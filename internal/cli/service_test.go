@@ -64,7 +64,7 @@ func joinCluster(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(leave)
 }
 
-// join makes a cluster and plays its connector until leave is called.
+// join makes a cluster and plays its connector until leave is called; the cluster is connected when it returns.
 func join(w *daemontest.World, groupName, name string, logf func(string, ...any)) (id string, leave func(), err error) {
 	group := w.Subscription + "/resourceGroups/" + groupName
 	w.Do("PUT", group, `{"location":"eastus"}`).Want(200, 201)
@@ -80,21 +80,29 @@ func join(w *daemontest.World, groupName, name string, logf func(string, ...any)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	reported := make(chan struct{})
 	wg.Go(func() {
-		if err := playConnector(ctx, credential); err != nil && !errors.Is(err, context.Canceled) {
+		if err := playConnector(ctx, credential, sync.OnceFunc(func() { close(reported) })); err != nil && !errors.Is(err, context.Canceled) {
 			logf("connector: %v", err)
 		}
 	})
-	return id, func() { cancel(); wg.Wait() }, nil
+	select {
+	case <-reported:
+	case <-time.After(time.Minute):
+		err = errors.New("the connector has not reported within a minute")
+	}
+	return id, func() { cancel(); wg.Wait() }, err
 }
 
-func playConnector(ctx context.Context, credential link.Credential) error {
+// playConnector tells reported of every report that the service has taken.
+func playConnector(ctx context.Context, credential link.Credential, reported func()) error {
 	c := &link.Client{Credential: func() (link.Credential, error) { return credential, nil }}
 	report := &link.Report{KubernetesVersion: "v1.36.3", NodeCount: 1}
 	for etag := ""; ; {
 		if err := c.Report(ctx, report); err != nil {
 			return err
 		}
+		reported()
 		d, err := c.Desired(ctx, etag, 10*time.Second)
 		if err != nil {
 			return err

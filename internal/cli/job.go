@@ -21,7 +21,7 @@ var jobCommands = []Command{
 	{Path: "dataprotection job list", Help: "List a vault's jobs.", Run: jobList, Columns: jobColumns,
 		Args: []Arg{vaultArg, groupArg, jobStartArg, jobEndArg,
 			{Names: "--operation", Choices: []string{"OnDemandBackup", "Restore", "ScheduledBackup"}, Help: "Only these."},
-			{Names: "--status", Choices: []string{"Cancelled", "Completed", "CompletedWithWarnings", "Failed", "InProgress"}, Help: "Only those with this status."},
+			{Names: "--status", Choices: []string{"Cancelled", "Cancelling", "Completed", "CompletedWithWarnings", "Failed", "InProgress"}, Help: "Only those with this status."},
 			{Names: "--backup-instance-id", Help: "Only those of this backup instance."}}},
 	{Path: "dataprotection job show", Help: "Show a job.", ID: jobPath, Run: jobShow, Columns: jobColumns, Args: []Arg{jobArg, vaultArg, groupArg}},
 	{Path: "dataprotection job wait", Help: "Wait until a job has ended, showing what it does; fails when the job has failed.", ID: jobPath,
@@ -198,7 +198,7 @@ func jobLines(job any, passed time.Duration) []string {
 		strings.ToLower(text(job, "properties", "status")), passed.Round(time.Second))}
 	tasks, _ := at(job, "properties", "extendedInfo", "subTasks").([]any)
 	for _, t := range tasks {
-		mark := map[string]string{"Completed": "✓", "Failed": "✗", "InProgress": "…"}[text(t, "taskStatus")]
+		mark := map[string]string{"Completed": "✓", "Failed": "✗", "Cancelled": "✗", "InProgress": "…"}[text(t, "taskStatus")]
 		if mark == "" {
 			mark = "·"
 		}

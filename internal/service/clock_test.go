@@ -47,3 +47,20 @@ func TestTimeThatTheServiceWasNotThereDoesNotCount(t *testing.T) {
 		}
 	}
 }
+
+// TestSlotsThatRanAreNotMissed sets the clock back over slots that ran, and forward again.
+func TestSlotsThatRanAreNotMissed(t *testing.T) {
+	w := newWorld(t)
+	for _, day := range []string{"2026-03-02", "2026-03-03"} {
+		w.clock.set(t, day+"T04:00:00Z")
+		w.call()
+		w.work()
+		w.made()
+	}
+	w.clock.set(t, "2026-03-01T12:00:00Z")
+	w.check(w.RescheduleAll(t.Context()))
+	w.clock.set(t, "2026-03-06T05:00:00Z")
+	w.call()
+	w.work()
+	w.wantRuns("03-02T04:00 Started", "03-03T04:00 Started", "03-06T04:00 Started missed=2")
+}

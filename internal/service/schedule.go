@@ -360,13 +360,18 @@ func (b *starts) start(row store.Schedule) error {
 		return b.reschedule(&i) // the clock went back, or there is no schedule any more
 	}
 	if latest.After(row.Slot) {
-		missed := row.Missed + p.slots.Count(row.Slot, latest)
+		missed := row.Missed
 		if !row.Until.IsZero() {
-			missed = p.slots.Count(row.Slot, latest) - 1
+			missed = 0
 			if err := b.skip(row, row.Code, row.Message); err != nil {
 				return err
 			}
 		}
+		decided, err := b.tx.CountRuns(row.GUID, row.Slot, latest)
+		if err != nil {
+			return err
+		}
+		missed += max(0, p.slots.Count(row.Slot, latest)-decided) // as many as from the row's slot up to before the latest
 		b.await(&row, p.slots, latest)
 		row.Missed = missed
 	}

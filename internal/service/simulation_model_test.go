@@ -242,10 +242,7 @@ func (m *model) tick() {
 func (m *model) pass() {
 	for _, name := range m.names() {
 		i := m.instances[name]
-		if i.state != "ProtectionConfigured" || m.clock <= i.from || !m.policies[i.policy].isSlot(m.clock) {
-			continue
-		}
-		if _, decided := i.runs[m.clock]; !decided {
+		if i.state == "ProtectionConfigured" && m.clock > i.from && m.policies[i.policy].isSlot(m.clock) && !slices.Contains(i.awaiting, m.clock) {
 			i.awaiting = append(i.awaiting, m.clock)
 		}
 	}
@@ -318,6 +315,10 @@ func (m *model) decide(i *modelInstance, look bool) {
 		return
 	}
 	slot := i.awaiting[len(i.awaiting)-1]
+	if _, decided := i.runs[slot]; decided { // the clock was set back
+		i.from, i.awaiting = slot, nil
+		return
+	}
 	problem, waits := "", false
 	switch {
 	case i.job != nil:
@@ -350,7 +351,11 @@ func (m *model) decide(i *modelInstance, look bool) {
 // settle takes down what became of the slot that is being waited with. It tells how many slots before it were missed.
 func (i *modelInstance) settle(r modelRun) {
 	at := slices.Index(i.awaiting, i.waiting.slot)
-	r.missed = at
+	for _, earlier := range i.awaiting[:at] {
+		if _, decided := i.runs[earlier]; !decided {
+			r.missed++
+		}
+	}
 	i.runs[i.waiting.slot] = r
 	i.from, i.awaiting, i.waiting = i.waiting.slot, i.awaiting[at+1:], nil
 }

@@ -180,6 +180,14 @@ func (tx *Tx) Runs(guid string, n int) ([]Run, error) {
 	return found, nil
 }
 
+// CountRuns is how many slots of an instance were decided about, from one up to another and without it.
+func (tx *Tx) CountRuns(guid string, from, to time.Time) (n int, err error) {
+	if err := tx.row(`SELECT count(*) FROM runs WHERE guid = $1 AND slot >= $2 AND slot < $3`, []any{guid, micros(from), micros(to)}, &n); err != nil {
+		return 0, fmt.Errorf("runs of instance %s: %w", guid, err)
+	}
+	return n, nil
+}
+
 // HasRuns says whether there are runs of slots before a time.
 func (tx *Tx) HasRuns(before time.Time) (bool, error) {
 	first, err := tx.first("runs", "slot")

@@ -64,3 +64,21 @@ func TestSlotsThatRanAreNotMissed(t *testing.T) {
 	w.work()
 	w.wantRuns("03-02T04:00 Started", "03-03T04:00 Started", "03-06T04:00 Started missed=2")
 }
+
+// TestASlotThatRanIsNotWaitedWith sets the clock back to before a slot that ran, while the cluster is away.
+func TestASlotThatRanIsNotWaitedWith(t *testing.T) {
+	w := newWorld(t)
+	w.clock.set(t, "2026-03-02T04:00:00Z")
+	w.call()
+	w.work()
+	w.made()
+	w.clock.set(t, "2026-03-02T03:00:00Z")
+	w.check(w.RescheduleAll(t.Context()))
+	w.tick("2026-03-02T04:10:00Z") // the cluster has not called for ten minutes
+	s, err := w.Schedule(t.Context(), instanceID)
+	w.check(err)
+	if s.Properties.Waiting != nil || w.next() != "2026-03-03T04:00:00Z" {
+		t.Errorf("waiting %+v, next %s", s.Properties.Waiting, w.next())
+	}
+	w.wantRuns("03-02T04:00 Started")
+}

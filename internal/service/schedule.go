@@ -386,7 +386,11 @@ func (b *starts) start(row store.Schedule) error {
 // decide starts the backup of the row's slot, or says why there is none, and goes on to the next slot; or it lets the slot wait.
 func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan) error {
 	now, slot := b.tx.Now(), row.Slot
-	if !slot.After(row.Forgotten) {
+	ran, err := b.tx.CountRuns(row.GUID, slot, slot.Add(time.Microsecond))
+	if err != nil {
+		return err
+	}
+	if ran > 0 || !slot.After(row.Forgotten) {
 		b.await(row, p.slots, p.slots.Next(slot))
 		return nil
 	}

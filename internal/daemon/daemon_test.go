@@ -23,10 +23,11 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
 
 func TestFirstStartMakesWhatAnAdministratorNeeds(t *testing.T) {
-	t.Setenv(daemontest.Engine, "") // what the state's file may be read by is looked at too
+	t.Setenv(storetest.Engine, "") // what the state's file may be read by is looked at too
 	w := daemontest.Start(t, daemon.Config{})
 	for _, name := range []string{"CAIRN_ENDPOINT", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID", "AZURE_AUTHORITY_HOST", "SSL_CERT_FILE"} {
 		if w.Env[name] == "" {

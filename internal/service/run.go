@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/cairn-backup/cairn/internal/store"
 )
 
 // runEvery is how often the service looks at the latest for what is due by time alone, by a clock that is never set: so that the one that is gets noticed.
@@ -103,6 +105,11 @@ func (s *Service) keepHouse(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		// While the database is away, nothing is heard of: that is time in which the service was not there.
+		if err := s.DB.View(ctx, func(*store.Tx) error { return nil }); err != nil {
+			s.Log.ErrorContext(ctx, "keeping house failed", "error", err)
+			continue
 		}
 		since := here.Since(s.Now())
 		s.try(ctx, "expiring installations", s.ExpireExtensions)

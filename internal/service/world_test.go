@@ -83,7 +83,7 @@ func at(t *testing.T, text string) time.Time {
 const daily = `"repeatingTimeIntervals":["R/2026-02-16T04:00:00+00:00/P1D"]`
 
 // newWorld is a world in which the instance is protected since noon of 2026-03-01.
-func newWorld(t *testing.T) *world { return newWorldOn(t, storetest.SQLite(t)) }
+func newWorld(t *testing.T) *world { return newWorldOn(t, storetest.Database(t, t.TempDir())) }
 
 func newWorldOn(t *testing.T, database string) *world {
 	t.Helper()

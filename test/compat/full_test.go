@@ -12,6 +12,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/daemon"
 	"github.com/cairn-backup/cairn/internal/daemon/daemontest"
+	"github.com/cairn-backup/cairn/internal/store/storetest"
 )
 
 // smallDisk is in the name of a folder whose database may grow to 1 MiB only. SQLite says the same of it as of a full disk.
@@ -30,7 +31,7 @@ func init() {
 // TestFullDisk fills the database: what does not fit is refused with what to do, changes nothing, and does not keep anybody from reading
 // and from making room.
 func TestFullDisk(t *testing.T) {
-	t.Setenv(daemontest.Engine, "")
+	t.Setenv(storetest.Engine, "")
 	data := filepath.Join(t.TempDir(), smallDisk)
 	w := daemontest.Start(t, daemon.Config{Data: data})
 	body := map[string]any{"location": "eastus", "tags": map[string]string{"note": strings.Repeat("x", 30_000)},

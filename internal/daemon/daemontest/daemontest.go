@@ -48,29 +48,18 @@ type World struct {
 	token string
 }
 
-// Engine is the environment variable that says where a cairnd of tests keeps its state when the test does not: PostgreSQL, or SQLite if
-// it is empty. `make unit` runs the tests of the service with both.
-const Engine = "CAIRN_TEST_ENGINE"
-
-// databases are the PostgreSQL databases of data folders, so that a cairnd that is started again finds its own.
+// databases are those of data folders, so that a cairnd that is started again finds its own.
 var databases sync.Map
 
 // Database is the name, as store.Open takes it, of the database of a cairnd that Start starts with the folder.
 func Database(t testing.TB, data string) string {
 	t.Helper()
-	switch engine := os.Getenv(Engine); engine {
-	case "":
-		return filepath.Join(data, "state.db")
-	case "PostgreSQL":
-	default:
-		t.Fatalf("%s is %q: leave it empty, or set it to PostgreSQL", Engine, engine)
-	}
 	if known, ok := databases.Load(data); ok {
 		return known.(string)
 	}
-	url := storetest.PostgreSQL(t)
-	databases.Store(data, url)
-	return url
+	name := storetest.Database(t, data)
+	databases.Store(data, name)
+	return name
 }
 
 // Complete sets what a test leaves open: a folder, free ports, the database.

@@ -110,6 +110,24 @@ func lines(t testing.TB, db *sql.DB, query string) []string {
 	return out
 }
 
+// Engine is the environment variable that says which engine Database uses: PostgreSQL, or SQLite if it is empty. `make unit` runs the tests of
+// the service with both.
+const Engine = "CAIRN_TEST_ENGINE"
+
+// Database is a new database of the engine that the tests are run with; the file, if it is one, is in the folder.
+func Database(t testing.TB, folder string) string {
+	t.Helper()
+	switch engine := os.Getenv(Engine); engine {
+	case "":
+		return filepath.Join(folder, "state.db")
+	case "PostgreSQL":
+		return PostgreSQL(t)
+	default:
+		t.Fatalf("%s is %q: leave it empty, or set it to PostgreSQL", Engine, engine)
+		return ""
+	}
+}
+
 // shared is the program's server.
 var shared = sync.OnceValues(start)
 

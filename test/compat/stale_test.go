@@ -22,7 +22,8 @@ type away struct {
 
 func setUpAway(t *testing.T) *away {
 	t.Helper()
-	now, data := &clock{at: time.Now()}, t.TempDir()
+	// Yesterday's noon: no slot of the policy is near, and the certificates made then are good.
+	now, data := &clock{at: time.Now().UTC().Truncate(24 * time.Hour).Add(-12 * time.Hour)}, t.TempDir()
 	w := &away{world: setUp(t, daemontest.Start(t, daemon.Config{Data: data, Now: now.Now})), now: now, began: now.Now(), data: data}
 	w.protect(t)
 	return w

@@ -55,13 +55,13 @@ func TestKilledReplicas(t *testing.T) {
 
 	server := storetest.Start(t)
 	data, file := t.TempDir(), filepath.Join(t.TempDir(), "clock")
-	c := startClock(t, file, time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+	c := startClock(t, file, time.Now().UTC().Truncate(24*time.Hour).Add(-12*time.Hour)) // certificates of then are good now
 	all := startReplicas(t, data, server.Database(t), file)
 	w := setUp(t, all, data, c)
 	slots := w.schedule(t, span)
 	end := slots[policyCount-1][len(slots[policyCount-1])-1]
 
-	k := startKiller(random, all, c)
+	k := startKiller(&killer{random: random, all: all, clock: c, first: slots[0][0], every: spacing / policyCount})
 	user := w.startUser(t, rand.New(rand.NewPCG(seed, 1)))
 	await(t, c, end.Add(-span/2))
 	server.Restart(t, func() {})

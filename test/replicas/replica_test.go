@@ -159,6 +159,13 @@ func (all replicas) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 
 // killer does harm until it is told to stop, and then lets all live.
 type killer struct {
+	random *rand.Rand
+	all    replicas
+	clock  *clock
+	// first is a slot; others follow it every so often.
+	first time.Time
+	every time.Duration
+
 	kills, stops int
 	// dead is the longest time of the clock in which none lived.
 	dead time.Duration
@@ -167,31 +174,41 @@ type killer struct {
 	wait sync.WaitGroup
 }
 
-// startKiller kills one replica after the other at random times, sometimes both, and starts them again; some it only stops for a while.
-func startKiller(random *rand.Rand, all replicas, c *clock) *killer {
-	k := &killer{done: make(chan struct{})}
+// startKiller kills one replica after the other at random times, sometimes both, and starts them again; some it only stops for a while. Most
+// strikes are aimed at the moments in which backups start.
+func startKiller(k *killer) *killer {
+	k.done = make(chan struct{})
 	k.wait.Go(func() {
 		for k.err == nil {
-			if !k.pause(random, 500*time.Millisecond, 3*time.Second) {
+			if !k.pause(300*time.Millisecond, 2*time.Second) || k.random.IntN(3) > 0 && !k.aim() {
 				return
 			}
-			k.err = k.strike(random, all, c)
+			k.err = k.strike()
 		}
 	})
 	return k
 }
 
+// aim waits for the next slot, and a moment longer. Replicas whose clocks differ come to it one after the other.
+func (k *killer) aim() bool {
+	now := k.clock.now()
+	slot := k.first.Add(max(0, now.Sub(k.first).Truncate(k.every)+k.every))
+	wait := slot.Sub(now) / speed
+	return k.pause(wait, wait+150*time.Millisecond)
+}
+
 // pause waits for a random time, and says whether to go on.
-func (k *killer) pause(random *rand.Rand, least, most time.Duration) bool {
+func (k *killer) pause(least, most time.Duration) bool {
 	select {
-	case <-time.After(least + time.Duration(random.Int64N(int64(most-least)))):
+	case <-time.After(least + time.Duration(k.random.Int64N(int64(most-least)))):
 		return true
 	case <-k.done:
 		return false
 	}
 }
 
-func (k *killer) strike(random *rand.Rand, all replicas, c *clock) error {
+func (k *killer) strike() error {
+	random, all := k.random, k.all
 	victims := random.Perm(len(all))[:1]
 	switch random.IntN(8) {
 	case 0: // both
@@ -202,7 +219,7 @@ func (k *killer) strike(random *rand.Rand, all replicas, c *clock) error {
 		if err := victim.signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
-		k.pause(random, 200*time.Millisecond, 2*time.Second)
+		k.pause(200*time.Millisecond, 2*time.Second)
 		return victim.signal(syscall.SIGCONT)
 	}
 	for _, v := range victims {
@@ -211,17 +228,28 @@ func (k *killer) strike(random *rand.Rand, all replicas, c *clock) error {
 			return err
 		}
 	}
-	died := c.now()
-	k.pause(random, time.Millisecond, time.Second)
+	died := k.clock.now()
+	k.pause(time.Millisecond, time.Second)
 	for i, v := range victims {
-		if err := all[v].start(); err != nil {
+		if err := k.revive(all[v]); err != nil {
 			return err
 		}
 		if i == 0 && len(victims) == len(all) {
-			k.dead = max(k.dead, c.now().Sub(died))
+			k.dead = max(k.dead, k.clock.now().Sub(died))
 		}
 	}
 	return nil
+}
+
+// revive starts a replica as whatever supervises it would: again, when it could not start because the database was away.
+func (k *killer) revive(r *replica) (err error) {
+	for range 20 {
+		if err = r.start(); err == nil {
+			return nil
+		}
+		k.pause(100*time.Millisecond, time.Second)
+	}
+	return err
 }
 
 // stop ends the harm.

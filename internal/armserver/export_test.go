@@ -29,3 +29,13 @@ func (r *Route) IDOf(path string) arm.ID {
 	_, id, _ := r.match(segments)
 	return id
 }
+
+// SkipToken writes a position of a list's into a token, and Position reads a token.
+func (r *Route) SkipToken(id arm.ID, position string) string {
+	return (&Request{ID: id, route: r}).skipToken(position)
+}
+
+// Position reads what SkipToken wrote.
+func (r *Route) Position(id arm.ID, token string) (string, bool) {
+	return (&Request{ID: id, route: r}).position(token)
+}

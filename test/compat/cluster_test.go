@@ -31,6 +31,8 @@ type cluster struct {
 	id     string
 	name   string
 	client *link.Client
+	// credential is the connector's.
+	credential link.Credential
 
 	mu        sync.Mutex
 	extension *link.ExtensionState
@@ -64,7 +66,7 @@ func connect(t testing.TB, w *daemontest.World, name string) *cluster {
 	if err := json.Unmarshal(body, &credential); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, id: id, name: name, taken: map[string]bool{}, arrived: map[string]chan link.Request{},
+	c := &cluster{t: t, id: id, name: name, credential: credential, taken: map[string]bool{}, arrived: map[string]chan link.Request{},
 		client: &link.Client{UserAgent: "compat", Credential: func() (link.Credential, error) { return credential, nil }},
 		answers: map[string]func(link.Request) []any{
 			"ValidateForBackup": completed, "ValidateForRestore": completed, "DeleteBackup": completed, "Backup": backedUp, "Restore": restored, "Withdrawn": stopped,

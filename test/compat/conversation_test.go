@@ -297,7 +297,7 @@ func (r *replay) faults(e exchange, a daemontest.Answer) []string {
 				r.t.Fatalf("line %d: what is %q?", e.line, c)
 			}
 		}
-		got, there := find(a.JSON, strings.Split(r.fill(e.line, path), "/"))
+		got, there := find(a.JSON, step.FindAllString(r.fill(e.line, path), -1))
 		switch {
 		case isValue && !there, typ != "absent" && !there:
 			out = append(out, path+" is not there")
@@ -312,6 +312,9 @@ func (r *replay) faults(e exchange, a daemontest.Answer) []string {
 	}
 	return out
 }
+
+// step is one of a path's: a key, or [key=value], which may have slashes in it.
+var step = regexp.MustCompile(`\[[^]]*\]|[^/]+`)
 
 // find walks to a value, by keys in their exact letter case.
 func find(v any, path []string) (any, bool) {

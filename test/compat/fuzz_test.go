@@ -2,6 +2,7 @@ package compat_test
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,7 +14,7 @@ import (
 // FuzzBodies sends anything as a policy, an instance and a restore: whatever it is, the service answers with JSON, and never
 // that it has failed itself.
 func FuzzBodies(f *testing.F) {
-	w := setUp(f, daemontest.Start(f, daemon.Config{}))
+	w := setUp(f, daemontest.Start(f, daemon.Config{Log: slog.New(slog.DiscardHandler)}))
 	w.protect(f)
 	w.finish(f, w.start(f, "/backup", adhoc))
 	w.cluster.stop()
@@ -41,12 +42,18 @@ type failed struct {
 // send asks without the world's own helpers, which belong to the goroutine of the test itself.
 func send(t *testing.T, w *world, method, path, body string) (int, failed) {
 	t.Helper()
+	return sendAs(t, w, w.AdminToken(), method, path, body)
+}
+
+// sendAs is send with another token.
+func sendAs(t *testing.T, w *world, token, method, path, body string) (int, failed) {
+	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, w.Env["CAIRN_ENDPOINT"]+path+"?api-version="+daemontest.APIVersion, strings.NewReader(body))
 	if err != nil {
 		t.Error(err)
 		return 0, failed{}
 	}
-	r.Header.Set("Authorization", "Bearer "+w.AdminToken())
+	r.Header.Set("Authorization", "Bearer "+token)
 	response, err := w.HTTP.Do(r)
 	if err != nil {
 		t.Error(err)
@@ -60,4 +67,36 @@ func send(t *testing.T, w *world, method, path, body string) (int, failed) {
 		}
 	}
 	return response.StatusCode, answer
+}
+
+// FuzzReports lets a connector report anything, on a backup that runs and on others: the service takes it or refuses it, and goes on.
+func FuzzReports(f *testing.F) {
+	w := setUp(f, daemontest.Start(f, daemon.Config{Log: slog.New(slog.DiscardHandler)}))
+	w.protect(f)
+	w.cluster.hold("Backup")
+	w.start(f, "/backup", adhoc)
+	r := w.cluster.next("Backup")
+	w.cluster.stop()
+	token := w.Token(w.cluster.credential.ClientID, w.cluster.credential.ClientSecret, "https://management.azure.com")
+	for _, status := range []any{uploading(40), restored(r)[0], completed(r)[0], json.RawMessage(`{"phase":"Sorcery","progress":{"objectsDone":-1,"steps":[{}]},"committed":true}`), json.RawMessage(`null`)} {
+		body, err := json.Marshal(status)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(r.Kind, string(body), `{"name":"azure-aks-backup","generation":1,"state":"Ready"}`)
+	}
+	f.Add("Restore", `{"phase":"Completed"}`, `{"state":"x","generation":-1}`)
+	f.Fuzz(func(t *testing.T, kind, status, extension string) {
+		name, err := json.Marshal(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := `{"connectorVersion":"v","kubernetesVersion":"v","nodeCount":1,"extension":` + extension + `,"requests":[{"kind":` + string(name) + `,"name":"` + r.Name + `","status":` + status + `}]}`
+		if code, answer := sendAs(t, w, token, "POST", "/link/v1/report", body); code >= 500 || code >= 400 && (answer.Error.Code == "" || answer.Error.Message == "") {
+			t.Errorf("%d %+v", code, answer)
+		}
+		if code, answer := send(t, w, "GET", w.vault+"/backupJobs", ""); code != 200 {
+			t.Errorf("the jobs: %d %+v", code, answer)
+		}
+	})
 }

@@ -69,7 +69,7 @@ func requests(t *testing.T, w *world) []sentRequest {
 	job := fmt.Sprint(w.Do("GET", w.vault+"/backupJobs", nil).Want(200).At("value", 0, "id"))
 	words := map[string]string{
 		"S": w.Subscription, "sub": w.Env["AZURE_SUBSCRIPTION_ID"], "tenant": w.Env["AZURE_TENANT_ID"], "rg": w.Subscription + "/resourceGroups/" + group, "group": group,
-		"cluster": w.cluster.id, "vault": w.vault, "instance": w.instance, "point": point, "job": job, "restore": job, "nodes": group,
+		"cluster": w.cluster.id, "vault": w.vault, "instance": w.instance, "point": point, "job": job, "restore": job, "nodes": group, "vaultId": w.vault,
 		"snapshots": w.Subscription + "/resourceGroups/" + group, "account": w.Subscription + "/resourceGroups/" + group + "/providers/Microsoft.Storage/storageAccounts/backupstore",
 		"reader": w.Subscription + "/providers/Microsoft.Authorization/roleDefinitions/acdd72a7-3385-48ef-bd42-f606fba81ae7",
 	}
@@ -100,6 +100,9 @@ func requests(t *testing.T, w *world) []sentRequest {
 			}
 			if !slices.Contains([]string{"GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"}, e.verb) {
 				r.Method = "GET"
+			}
+			if !strings.HasPrefix(r.Target, "/") {
+				t.Fatalf("%s:%d: %s is no path", file, e.line, r.Target)
 			}
 			if key := r.Method + r.Target + r.Body; !seen[key] {
 				seen[key] = true

@@ -280,8 +280,8 @@ func (s *Service) storageOf(ctx context.Context, id arm.ID, in map[string]*strin
 	if err := problems.Err(); err != nil {
 		return "", nil, err
 	}
-	wanted := arm.ResourceGroup(setting(settings, settingAccountSub), setting(settings, settingAccountGroup)).
-		Extension(TypeStorageAccount, setting(settings, settingAccount))
+	wanted := accountOf(map[string]string{settingAccountSub: setting(settings, settingAccountSub), settingAccountGroup: setting(settings, settingAccountGroup),
+		settingAccount: setting(settings, settingAccount)})
 	account, err := s.StorageAccount(ctx, wanted)
 	if err == nil {
 		_, err = s.Container(ctx, account.ID, setting(settings, settingContainer))
@@ -293,6 +293,11 @@ func (s *Service) storageOf(ctx context.Context, id arm.ID, in map[string]*strin
 	}
 	put(settingAccountURI, s.BlobURL+"/"+account.Name+"/")
 	return account.ID, settings, err
+}
+
+// accountOf is the storage account that settings name.
+func accountOf(settings map[string]string) arm.ID {
+	return arm.ResourceGroup(settings[settingAccountSub], settings[settingAccountGroup]).Extension(TypeStorageAccount, settings[settingAccount])
 }
 
 // UpdateExtension is PATCH: settings are laid over those there are; null removes one.
@@ -572,15 +577,14 @@ func (s *Service) DesiredExtension(tx *store.Tx, cluster arm.ID) (*link.Extensio
 		}
 	}
 	out := &link.Extension{Name: e.Name, Generation: e.Generation, Settings: settings, CABundle: s.CABundle}
-	account, err := accountNamed(tx, settings[settingAccount])
-	if err != nil {
-		return nil, err
-	}
 	container := settings[settingContainer]
 	out.ContainerURL = s.BlobURL + "/" + settings[settingAccount] + "/" + container
-	if account == nil {
+	account, _, err := store.Load[storedAccount](tx, accountOf(settings))
+	if errors.Is(err, store.ErrNotFound) {
 		// Without an account nothing signs; the extension finds its storage gone, and says so.
 		return out, nil
+	} else if err != nil {
+		return nil, err
 	}
 	out.SASExpiry = s.Now().UTC().Truncate(sasLife / 2).Add(sasLife)
 	out.SAS, err = blob.ContainerSAS(account.Name, account.Own, container, blob.ExtensionPermissions, out.SASExpiry)

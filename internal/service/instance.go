@@ -280,7 +280,7 @@ func ask(tx *store.Tx, r store.Request, spec any) error {
 		return fmt.Errorf("request %s: %w", r.Name, err)
 	}
 	r.Spec, r.Created, r.Progressed = body, tx.Now(), tx.Now()
-	return tx.PutRequest(r)
+	return tx.AddRequest(r)
 }
 
 // ValidateForBackup asks the cluster whether a backup could be made of an instance that need not exist.

@@ -62,8 +62,12 @@ func (s *Service) BackupNow(ctx context.Context, id arm.ID, in *backup.AdhocRequ
 		if err != nil {
 			return err
 		}
+		secret, err := tx.VaultKey(w.vault.ID, nil)
+		if err != nil {
+			return err
+		}
 		l := launch{name: newID(), tag: tag}
-		if err := s.startBackup(tx, w, l, extension); err != nil {
+		if err := s.startBackup(tx, w, l, extension, secret); err != nil {
 			return err
 		}
 		job := w.vault.ID.Child("backupJobs", l.name)
@@ -119,13 +123,9 @@ func newBackupJob(now time.Time, w *work, l launch) *backup.Job {
 	return job
 }
 
-// startBackup writes job and request, which belong together.
-func (s *Service) startBackup(tx *store.Tx, w *work, l launch, extension *link.Extension) error {
+// startBackup writes job and request, which belong together. Secret is the vault's.
+func (s *Service) startBackup(tx *store.Tx, w *work, l launch, extension *link.Extension, secret string) error {
 	point := strings.ReplaceAll(newID(), "-", "")
-	secret, err := tx.VaultKey(w.vault.ID, nil)
-	if err != nil {
-		return err
-	}
 	keys, err := sealing.For(secret, point)
 	if err != nil {
 		return err

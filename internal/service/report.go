@@ -81,7 +81,7 @@ func (s *Service) AwaitDesired(ctx context.Context, owner, etag string, wait tim
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	for {
-		changed := s.DB.Changed()
+		changed := s.DB.Watch(arm.ID(owner))
 		d, err := s.Desired(ctx, owner)
 		if err != nil || d.ETag != etag {
 			return d, err

@@ -118,5 +118,18 @@ func (s *Service) keepHouse(ctx context.Context) {
 		s.try(ctx, "removing expired exports", s.ExpireExports)
 		s.try(ctx, "forgetting old jobs", s.PruneJobs)
 		s.try(ctx, "forgetting old runs", s.ForgetRuns)
+		s.try(ctx, "forgetting old requests", s.forgetRequests)
 	}
+}
+
+// forgetEvery is how often requests are forgotten.
+const forgetEvery = time.Hour
+
+// forgetRequests removes the requests that ended long ago, now and then.
+func (s *Service) forgetRequests(ctx context.Context) error {
+	if s.Now().Sub(s.forgot) < forgetEvery {
+		return nil
+	}
+	s.forgot = s.Now()
+	return s.DB.Update(ctx, (*store.Tx).ForgetRequests)
 }

@@ -22,7 +22,7 @@ const (
 	// startWindow is how long a slot waits for what may come: as long as Azure takes to start a backup.
 	startWindow = 2 * time.Hour
 	// startBatch is how many instances are started in one transaction.
-	startBatch = 100
+	startBatch = 250
 	// runsKept is how long it is remembered what became of a slot.
 	runsKept = 366 * 24 * time.Hour
 )
@@ -146,7 +146,7 @@ func (s *Service) RescheduleAll(ctx context.Context) error {
 		return err
 	}
 	for len(all) > 0 {
-		batch := all[:min(len(all), 5*startBatch)]
+		batch := all[:min(len(all), 2*startBatch)]
 		all = all[len(batch):]
 		if err := s.DB.Update(ctx, func(tx *store.Tx) error {
 			starts := s.newStarts(tx)
@@ -175,6 +175,7 @@ type starts struct {
 	s        *Service
 	tx       *store.Tx
 	vaults   map[string]*backup.VaultResource
+	secrets  map[string]string
 	plans    map[string]*plan
 	clusters map[[2]string]*clusterAnswer
 	// busy are the jobs that run, by instance.
@@ -188,7 +189,7 @@ type clusterAnswer struct {
 }
 
 func (s *Service) newStarts(tx *store.Tx) *starts {
-	return &starts{s: s, tx: tx, vaults: map[string]*backup.VaultResource{}, plans: map[string]*plan{}, clusters: map[[2]string]*clusterAnswer{}}
+	return &starts{s: s, tx: tx, vaults: map[string]*backup.VaultResource{}, secrets: map[string]string{}, plans: map[string]*plan{}, clusters: map[[2]string]*clusterAnswer{}}
 }
 
 // plan is an instance's policy; nil, which is logged, when it has no schedule that can be read: policies of old could have such.
@@ -217,6 +218,15 @@ func (b *starts) vault(i *storedInstance) (*backup.VaultResource, error) {
 	v, err := vaultOf(b.tx, i.ID)
 	b.vaults[id.Key()] = &v
 	return &v, err
+}
+
+func (b *starts) secret(vault arm.ID) (string, error) {
+	if secret, ok := b.secrets[vault.Key()]; ok {
+		return secret, nil
+	}
+	secret, err := b.tx.VaultKey(vault, nil)
+	b.secrets[vault.Key()] = secret
+	return secret, err
 }
 
 // cluster says whether an instance's cluster can be asked for work.
@@ -303,6 +313,7 @@ func (s *Service) dueAt(guid string, slots *schedule.Schedule, slot time.Time) t
 
 // StartDue decides about all slots that are due, a batch in each transaction, and says when the next one is due: zero for never.
 func (s *Service) StartDue(ctx context.Context) (next time.Time, err error) {
+	defer s.DB.Hold()()
 	for {
 		if err := s.DB.View(ctx, func(tx *store.Tx) error {
 			next, err = tx.NextDue()
@@ -310,7 +321,7 @@ func (s *Service) StartDue(ctx context.Context) (next time.Time, err error) {
 		}); err != nil || next.IsZero() || next.After(s.Now()) {
 			return next, err
 		}
-		if err := s.DB.Update(ctx, s.startBatch); err != nil {
+		if err := s.DB.UpdateFirst(ctx, s.startBatch); err != nil {
 			return next, err
 		}
 	}
@@ -334,6 +345,7 @@ func (s *Service) startBatch(tx *store.Tx) error {
 			return fmt.Errorf("schedule of %s: %w", row.Instance, err)
 		}
 	}
+	s.Log.Info("slots decided on", "slots", len(rows), "statements", tx.Statements())
 	return nil
 }
 
@@ -433,8 +445,12 @@ func (b *starts) decide(row *store.Schedule, i *storedInstance, p *plan) error {
 	if problem != nil {
 		return b.s.failedBackup(b.tx, w, l, problem)
 	}
+	secret, err := b.secret(vault.ID)
+	if err != nil {
+		return err
+	}
 	b.busy[row.Instance] = run.Job
-	return b.s.startBackup(b.tx, w, l, cluster.extension)
+	return b.s.startBackup(b.tx, w, l, cluster.extension, secret)
 }
 
 // skip takes down that the row's slot is passed over.

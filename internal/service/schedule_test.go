@@ -440,7 +440,7 @@ func TestTheFirstOfTheMonth(t *testing.T) {
 // TestManyInstancesAreStartedInBatches has more than fit one transaction, of which one cannot be started.
 func TestManyInstancesAreStartedInBatches(t *testing.T) {
 	w := newWorld(t)
-	const many = 250
+	const many = 600
 	w.update(func(tx *store.Tx) error {
 		r, err := tx.Get(instanceID)
 		if err != nil {

@@ -53,6 +53,8 @@ type Service struct {
 	// TenantID and SubscriptionID are the only ones there are.
 	TenantID       string
 	SubscriptionID string
+	// forgot is when keepHouse forgot old requests.
+	forgot time.Time
 }
 
 // Ref is who asks, for system data and audit.

@@ -25,7 +25,7 @@ func (s *Service) GiveUp(ctx context.Context, since time.Time) error {
 	var stale []store.Request
 	now := s.Now()
 	if err := s.DB.View(ctx, func(tx *store.Tx) error {
-		open, err := tx.OpenRequests()
+		open, err := tx.IdleRequests(now.Add(-validationPatience))
 		for _, r := range open {
 			if idleFor(r, since, now) >= patience(r.Kind) {
 				stale = append(stale, r)

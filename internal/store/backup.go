@@ -29,6 +29,7 @@ func (tx *Tx) VaultKey(vault arm.ID, make func() (string, error)) (string, error
 // a vault made later under the same name has another. Its backups go on, so that what they leave is heard of. What is still to be
 // deleted of its recovery points stays in the ledger.
 func (tx *Tx) ForgetVault(vault arm.ID) error {
+	tx.touched.all = true
 	for _, statement := range []string{`DELETE FROM vault_keys WHERE vault = $1`, `DELETE FROM jobs WHERE vault = $1`,
 		`DELETE FROM requests WHERE vault = $1 AND given_up > 0 AND kind IN ('Restore', 'ValidateForRestore')`} {
 		if _, err := tx.exec(statement, vault.Key()); err != nil {
@@ -211,28 +212,42 @@ type Request struct {
 // requestKept is how long a request is remembered after its end.
 const requestKept = 30 * 24 * time.Hour
 
-// PutRequest adds a request, or stores how far it is. A second backup or restore of an instance that has one running is
-// ErrConflict. Requests that ended long ago are removed on this occasion; a slot that waits for the end of this one is looked at.
-func (tx *Tx) PutRequest(r Request) error {
-	changed, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, withdrawn = $4, ended = $5 WHERE name = $6`,
-		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Withdrawn), micros(r.Ended), r.Name)
-	if err == nil && changed == 0 {
-		changed, err = tx.exec(`INSERT INTO requests (name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING`,
-			r.Name, r.Kind, r.Cluster, r.Vault, r.Instance, r.Point, r.Operation, r.Job, string(r.Spec), string(r.Status),
-			micros(r.Created), micros(r.Progressed), micros(r.GivenUp), micros(r.Ended))
-		if err == nil && changed == 0 {
-			err = ErrConflict
-		}
-		if err == nil {
-			_, err = tx.exec(`DELETE FROM requests WHERE ended > 0 AND ended < $1 OR given_up > 0 AND given_up < $1`, micros(tx.now.Add(-requestKept)))
-		}
+// AddRequest adds a request. A second backup or restore of an instance that has one running is ErrConflict.
+func (tx *Tx) AddRequest(r Request) error {
+	added, err := tx.exec(`INSERT INTO requests (name, kind, cluster, vault, instance, point, operation, job, spec, status, created, progressed, given_up, ended)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '', $10, $11, 0, 0) ON CONFLICT DO NOTHING`,
+		r.Name, r.Kind, r.Cluster, r.Vault, r.Instance, r.Point, r.Operation, r.Job, string(r.Spec), micros(r.Created), micros(r.Progressed))
+	if err == nil && added == 0 {
+		err = ErrConflict
 	}
-	if over := !r.Ended.IsZero() || !r.GivenUp.IsZero(); err == nil && over && r.Job != "" {
+	if err != nil {
+		return fmt.Errorf("request %s: %w", r.Name, err)
+	}
+	tx.touchCluster(r.Cluster)
+	return nil
+}
+
+// PutRequest stores how far a request is. A slot that waits for its end is looked at.
+func (tx *Tx) PutRequest(r Request) error {
+	_, err := tx.exec(`UPDATE requests SET status = $1, progressed = $2, given_up = $3, withdrawn = $4, ended = $5 WHERE name = $6`,
+		string(r.Status), micros(r.Progressed), micros(r.GivenUp), micros(r.Withdrawn), micros(r.Ended), r.Name)
+	over := !r.Ended.IsZero() || !r.GivenUp.IsZero()
+	if over || !r.Withdrawn.IsZero() {
+		tx.touchCluster(r.Cluster) // progress does not concern what the cluster should have
+	}
+	if err == nil && over && r.Job != "" {
 		err = tx.wakeInstance(r.Instance)
 	}
 	if err != nil {
 		return fmt.Errorf("request %s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// ForgetRequests removes the requests that ended long ago.
+func (tx *Tx) ForgetRequests() error {
+	if _, err := tx.exec(`DELETE FROM requests WHERE ended > 0 AND ended < $1 OR given_up > 0 AND given_up < $1`, micros(tx.now.Add(-requestKept))); err != nil {
+		return fmt.Errorf("old requests: %w", err)
 	}
 	return nil
 }
@@ -259,11 +274,11 @@ func (tx *Tx) WantedRequests(cluster arm.ID) ([]Request, error) {
 	return found, nil
 }
 
-// OpenRequests are all that the service waits for, oldest first.
-func (tx *Tx) OpenRequests() ([]Request, error) {
-	found, err := tx.requests(`WHERE ended = 0 AND given_up = 0 ORDER BY created, name`)
+// IdleRequests are those that the service waits for and that have made no progress since a time, oldest first.
+func (tx *Tx) IdleRequests(since time.Time) ([]Request, error) {
+	found, err := tx.requests(`WHERE ended = 0 AND given_up = 0 AND progressed <= $1 ORDER BY created, name`, micros(since))
 	if err != nil {
-		return nil, fmt.Errorf("open requests: %w", err)
+		return nil, fmt.Errorf("idle requests: %w", err)
 	}
 	return found, nil
 }

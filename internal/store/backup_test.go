@@ -21,6 +21,9 @@ func requestsOfAnInstanceTakeTurns(t *testing.T, database string) {
 	put := func(r store.Request) error {
 		return db.Update(context.Background(), func(tx *store.Tx) error { return tx.PutRequest(r) })
 	}
+	add := func(r store.Request) error {
+		return db.Update(context.Background(), func(tx *store.Tx) error { return tx.AddRequest(r) })
+	}
 	wanted := func() (names []string) {
 		t.Helper()
 		if err := db.View(t.Context(), func(tx *store.Tx) error {
@@ -36,13 +39,13 @@ func requestsOfAnInstanceTakeTurns(t *testing.T, database string) {
 	}
 	first := store.Request{Name: "1", Kind: "Backup", Cluster: "/c", Instance: "/i", Created: now, Progressed: now}
 	second := store.Request{Name: "2", Kind: "Restore", Cluster: "/c", Instance: "/i", Created: now, Progressed: now}
-	if err := put(first); err != nil {
+	if err := add(first); err != nil {
 		t.Fatal(err)
 	}
-	if err := put(second); !errors.Is(err, store.ErrConflict) {
+	if err := add(second); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("two at once: %v", err)
 	}
-	if err := put(store.Request{Name: "v", Kind: "ValidateForRestore", Cluster: "/other", Instance: "/i", Created: now}); err != nil {
+	if err := add(store.Request{Name: "v", Kind: "ValidateForRestore", Cluster: "/other", Instance: "/i", Created: now}); err != nil {
 		t.Errorf("a validation beside a backup: %v", err)
 	}
 	first.Status = []byte(`{"phase":"InProgress"}`)
@@ -50,7 +53,7 @@ func requestsOfAnInstanceTakeTurns(t *testing.T, database string) {
 	if err := put(first); err != nil {
 		t.Fatal(err)
 	}
-	if err := put(second); err != nil {
+	if err := add(second); err != nil {
 		t.Errorf("after the first was given up: %v", err)
 	}
 	if names := wanted(); len(names) != 2 {
@@ -64,7 +67,7 @@ func requestsOfAnInstanceTakeTurns(t *testing.T, database string) {
 		t.Errorf("wanted: %v", names)
 	}
 	now = now.Add(31 * 24 * time.Hour)
-	if err := put(store.Request{Name: "3", Kind: "Backup", Cluster: "/c", Instance: "/i", Created: now}); err != nil {
+	if err := db.Update(t.Context(), (*store.Tx).ForgetRequests); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.View(t.Context(), func(tx *store.Tx) error {

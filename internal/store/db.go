@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/cairn-backup/cairn/internal/arm"
 )
 
 // Errors to branch on.
@@ -31,8 +33,17 @@ type DB struct {
 	reader *sql.DB
 	now    func() time.Time
 
+	turns turns
+	// prepared are the statements of each pool that are kept; nil when the engine keeps them itself.
+	prepared map[*sql.DB]*prepared
+
 	mu      sync.Mutex
 	changed chan struct{}
+	// watched are the channels of Watch, by topic.
+	watched map[string]chan struct{}
+	// holds is how many want Watch to wait, held what has been held up.
+	holds int
+	held  topics
 }
 
 // engine is what SQLite and PostgreSQL do each in its own way.
@@ -44,7 +55,7 @@ type engine interface {
 	updating() *sql.TxOptions
 	// begun makes a transaction that was begun the one writer, done prepares it for its commit.
 	begun(context.Context, *sql.Tx) error
-	done(context.Context, *sql.Tx) error
+	done(context.Context, *sql.Tx, topics) error
 	// schema is a migration as the engine needs it.
 	schema(string) string
 	// fault makes an error of the engine one to branch on.
@@ -79,7 +90,11 @@ func connect(ctx context.Context, database string, now func() time.Time) (*DB, s
 // Close waits for what is under way and closes the database.
 func (db *DB) Close() error {
 	db.engine.close()
-	return errors.Join(db.reader.Close(), db.writer.Close())
+	var errs []error
+	for _, p := range db.prepared {
+		errs = append(errs, p.close())
+	}
+	return errors.Join(append(errs, db.reader.Close(), db.writer.Close())...)
 }
 
 // Update runs f in a transaction that is committed, durably, when f returns nil, and rolled back otherwise. It is the only one of all
@@ -87,10 +102,22 @@ func (db *DB) Close() error {
 func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
 	ctx, cancel := db.engine.limit(ctx)
 	defer cancel()
-	return db.update(ctx, f)
+	return db.update(ctx, false, f)
 }
 
-func (db *DB) update(ctx context.Context, f func(*Tx) error) error {
+// UpdateFirst is Update for what must be done in time: it goes before all Updates of this process that wait for their turn.
+func (db *DB) UpdateFirst(ctx context.Context, f func(*Tx) error) error {
+	ctx, cancel := db.engine.limit(ctx)
+	defer cancel()
+	return db.update(ctx, true, f)
+}
+
+func (db *DB) update(ctx context.Context, first bool, f func(*Tx) error) error {
+	if err := db.turns.take(ctx, first); err != nil {
+		return db.engine.fault(fmt.Errorf("wait for the turn to write: %w", err))
+	}
+	defer db.turns.give()
+	var touched topics
 	committing := false
 	err := db.run(ctx, db.writer, db.engine.updating(), func(tx *Tx) error {
 		if err := db.engine.begun(ctx, tx.tx); err != nil {
@@ -100,24 +127,62 @@ func (db *DB) update(ctx context.Context, f func(*Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
-		if err := db.engine.done(ctx, tx.tx); err != nil {
+		touched = tx.touched
+		if err := db.engine.done(ctx, tx.tx, touched); err != nil {
 			return fmt.Errorf("tell of the change: %w", err)
 		}
 		committing = true
 		return nil
 	})
 	if committing { // one whose answer was lost may have been one
-		db.fire()
+		db.fire(touched)
 	}
 	return err
 }
 
-// fire tells those who wait for Changed.
-func (db *DB) fire() {
+// fire tells those who wait for Changed, and those who Watch one of the topics.
+func (db *DB) fire(t topics) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	close(db.changed)
 	db.changed = make(chan struct{})
+	if db.holds > 0 {
+		db.held.all = db.held.all || t.all
+		db.held.names = append(db.held.names, t.names...)
+		return
+	}
+	db.wake(t)
+}
+
+// wake closes the channels of Watch that topics concern. The lock is held.
+func (db *DB) wake(t topics) {
+	if t.all {
+		for _, watched := range db.watched {
+			close(watched)
+		}
+		clear(db.watched)
+	}
+	for _, topic := range t.names {
+		if watched := db.watched[topic]; watched != nil {
+			close(watched)
+			delete(db.watched, topic)
+		}
+	}
+}
+
+// Hold lets nobody who Watches be woken until release is called: so that many transactions in a row are done before a thousand clusters ask at once.
+func (db *DB) Hold() (release func()) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.holds++
+	return func() {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		if db.holds--; db.holds == 0 {
+			db.wake(db.held)
+			db.held = topics{}
+		}
+	}
 }
 
 // View runs f in a transaction that sees one instant and changes nothing.
@@ -133,7 +198,7 @@ func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f f
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	tx := &Tx{ctx: ctx, tx: sqlTx, now: db.now()}
+	tx := &Tx{ctx: ctx, tx: sqlTx, now: db.now(), prepared: db.prepared[pool]}
 	done := false
 	defer func() {
 		// f failed or panicked: what rolling back says adds nothing to that.
@@ -148,6 +213,9 @@ func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f f
 		return fmt.Errorf("commit: %w", err)
 	}
 	done = true
+	if len(tx.fresh) > 0 {
+		tx.prepared.keep(ctx, tx.fresh)
+	}
 	return nil
 }
 
@@ -163,12 +231,35 @@ func (db *DB) Changed() <-chan struct{} {
 	return db.changed
 }
 
+// Watch gives a channel that is closed by the next Update that may have changed what a cluster should have: its resource and what is below it, its
+// requests, and the storage accounts; it is used like Changed. So a thousand clusters that wait do not look at every change of one.
+func (db *DB) Watch(cluster arm.ID) <-chan struct{} {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	topic := topicOf(cluster.Key())
+	if db.watched[topic] == nil {
+		if db.watched == nil {
+			db.watched = map[string]chan struct{}{}
+		}
+		db.watched[topic] = make(chan struct{})
+	}
+	return db.watched[topic]
+}
+
 // Tx is a transaction. It belongs to the function that it was given to.
 type Tx struct {
-	ctx context.Context
-	tx  *sql.Tx
-	now time.Time
+	ctx        context.Context
+	tx         *sql.Tx
+	now        time.Time
+	touched    topics
+	statements int
+	prepared   *prepared
+	// fresh are the queries that are not prepared yet.
+	fresh []string
 }
+
+// Statements is how many statements the transaction has run so far.
+func (tx *Tx) Statements() int { return tx.statements }
 
 // Now is the time of the transaction: the same for all that it writes.
 func (tx *Tx) Now() time.Time { return tx.now }
@@ -181,7 +272,13 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	if err := checkText(args); err != nil {
 		return 0, err
 	}
-	result, err := tx.tx.ExecContext(tx.ctx, query, args...)
+	var result sql.Result
+	var err error
+	if statement := tx.statement(query); statement != nil {
+		result, err = statement.ExecContext(tx.ctx, args...)
+	} else {
+		result, err = tx.tx.ExecContext(tx.ctx, query, args...)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -193,7 +290,12 @@ func (tx *Tx) query(scan func(*sql.Rows) error, query string, args ...any) (err 
 	if err := checkText(args); err != nil {
 		return err
 	}
-	rows, err := tx.tx.QueryContext(tx.ctx, query, args...)
+	var rows *sql.Rows
+	if statement := tx.statement(query); statement != nil {
+		rows, err = statement.QueryContext(tx.ctx, args...)
+	} else {
+		rows, err = tx.tx.QueryContext(tx.ctx, query, args...)
+	}
 	if err != nil {
 		return err
 	}
@@ -211,7 +313,12 @@ func (tx *Tx) row(query string, args []any, into ...any) error {
 	if err := checkText(args); err != nil {
 		return err
 	}
-	err := tx.tx.QueryRowContext(tx.ctx, query, args...).Scan(into...)
+	var err error
+	if statement := tx.statement(query); statement != nil {
+		err = statement.QueryRowContext(tx.ctx, args...).Scan(into...)
+	} else {
+		err = tx.tx.QueryRowContext(tx.ctx, query, args...).Scan(into...)
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound
 	}

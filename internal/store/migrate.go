@@ -21,7 +21,7 @@ var migrations embed.FS
 // migrate applies the migrations that are missing, each in a transaction of its own, in order. Several processes may do so at once.
 // A database that a newer version has changed is refused: this one would not know what it must keep to.
 func (db *DB) migrate(ctx context.Context) error {
-	if err := db.update(ctx, func(tx *Tx) error {
+	if err := db.update(ctx, false, func(tx *Tx) error {
 		_, err := tx.exec(db.engine.schema(`CREATE TABLE IF NOT EXISTS migrations (
 			number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied BIGINT NOT NULL)`))
 		return err
@@ -36,7 +36,7 @@ func (db *DB) migrate(ctx context.Context) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	for _, entry := range entries {
-		if err := db.update(ctx, func(tx *Tx) error { return tx.apply(entry.Name(), db.engine.schema) }); err != nil {
+		if err := db.update(ctx, false, func(tx *Tx) error { return tx.apply(entry.Name(), db.engine.schema) }); err != nil {
 			return fmt.Errorf("migration %s: %w", entry.Name(), err)
 		}
 	}

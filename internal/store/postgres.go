@@ -29,7 +29,7 @@ const (
 const (
 	// writerLock is the advisory lock that the one writer of a database holds.
 	writerLock = 0x636169726e // "cairn"
-	// channel is what commits are told on; the payload is the replica that committed.
+	// channel is what commits are told on; the payload is the replica that committed, and the topics or * for all.
 	channel = "cairn_changed"
 	// readers are the connections of a replica that read. It has two more: the writer's, and the one that listens.
 	readers = 8
@@ -93,7 +93,7 @@ type postgres struct {
 	// replica tells this DB's commits from others'.
 	replica string
 	config  *pgx.ConnConfig
-	fire    func()
+	fire    func(topics)
 	stop    func()
 	stopped chan struct{}
 }
@@ -124,9 +124,27 @@ func (p *postgres) begun(ctx context.Context, tx *sql.Tx) error {
 }
 
 // done tells the other replicas, when the transaction commits.
-func (p *postgres) done(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, `SELECT pg_notify($1, $2)`, channel, p.replica)
+func (p *postgres) done(ctx context.Context, tx *sql.Tx, t topics) error {
+	_, err := tx.ExecContext(ctx, `SELECT pg_notify($1, $2)`, channel, payload(p.replica, t))
 	return err
+}
+
+// longestPayload is how many topics a notification has room for, which is 8,000 bytes.
+const longestPayload = 800
+
+func payload(replica string, t topics) string {
+	if t.all || len(t.names) > longestPayload {
+		return replica + " *"
+	}
+	return strings.Join(append([]string{replica}, t.names...), " ")
+}
+
+func parsePayload(text string) (replica string, t topics) {
+	replica, rest, _ := strings.Cut(text, " ")
+	if rest == "*" {
+		return replica, topics{all: true}
+	}
+	return replica, topics{names: strings.Fields(rest)}
 }
 
 var textType = regexp.MustCompile(`\bTEXT\b`)
@@ -160,14 +178,14 @@ func (p *postgres) session(ctx context.Context) {
 	if _, err := connection.Exec(ctx, `LISTEN `+channel); err != nil {
 		return
 	}
-	p.fire()
+	p.fire(topics{all: true})
 	for {
 		n, err := connection.WaitForNotification(ctx)
 		if err != nil {
 			return
 		}
-		if n.Payload != p.replica {
-			p.fire()
+		if replica, t := parsePayload(n.Payload); replica != p.replica {
+			p.fire(t)
 		}
 	}
 }

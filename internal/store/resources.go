@@ -97,6 +97,7 @@ func (tx *Tx) Put(r *Resource) error {
 		return fmt.Errorf("resource %s: %w", r.ID, ErrConflict)
 	}
 	r.ETag, r.Modified = etag, timeOf(now)
+	tx.touch(r.ID)
 	return nil
 }
 
@@ -110,6 +111,7 @@ func (tx *Tx) Save(r *Resource, v any) error {
 
 // Delete removes a resource, not what is below it: ErrNotFound.
 func (tx *Tx) Delete(id arm.ID) error {
+	tx.touch(id)
 	changed, err := tx.exec(`DELETE FROM resources WHERE key = $1`, id.Key())
 	if err == nil && changed == 0 {
 		err = ErrNotFound

@@ -75,7 +75,7 @@ func (tx *Tx) DeleteSchedule(guid string) error {
 
 // DueSchedules are up to n rows that are to be looked at, those that are due longest first.
 func (tx *Tx) DueSchedules(n int) ([]Schedule, error) {
-	found, err := tx.schedules(`WHERE due > 0 AND due <= $1 ORDER BY due, guid LIMIT $2`, micros(tx.now), n)
+	found, err := tx.schedules(`WHERE due > 0 AND due <= $1 ORDER BY due, cluster, guid LIMIT $2`, micros(tx.now), n)
 	if err != nil {
 		return nil, fmt.Errorf("due schedules: %w", err)
 	}

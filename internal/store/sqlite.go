@@ -26,7 +26,8 @@ func openSQLite(file string, now func() time.Time) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, writer.Close())
 	}
-	return &DB{engine: sqlite{}, writer: writer, reader: reader, now: now, changed: make(chan struct{})}, nil
+	return &DB{engine: sqlite{}, writer: writer, reader: reader, now: now, changed: make(chan struct{}),
+		prepared: map[*sql.DB]*prepared{writer: newPrepared(writer), reader: newPrepared(reader)}}, nil
 }
 
 // private makes the file before SQLite would make it readable for all; its WAL takes over the mode.
@@ -66,7 +67,7 @@ func (sqlite) updating() *sql.TxOptions { return nil }
 
 func (sqlite) begun(context.Context, *sql.Tx) error { return nil }
 
-func (sqlite) done(context.Context, *sql.Tx) error { return nil }
+func (sqlite) done(context.Context, *sql.Tx, topics) error { return nil }
 
 func (sqlite) schema(text string) string { return text }
 

@@ -14,6 +14,16 @@ func (s *Server) Permissions() map[string]string {
 	return out
 }
 
+// Serves says whether the row is the one for a path, if no row before it is.
+func (r Route) Serves(method, path string) bool {
+	segments, ok := split(path)
+	if !ok || method != r.Method {
+		return false
+	}
+	_, _, ok = r.match(segments)
+	return ok
+}
+
 // Table is every row as it is served.
 func Table() []Route {
 	rows := table(nil)

@@ -15,7 +15,8 @@ func parseFilter(text string) (arm.Filter, error) {
 	for rest != "" {
 		c, after, ok := term(rest)
 		if !ok {
-			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q. Use comparisons such as name eq 'value', joined by and.", text, rest).WithTarget("$filter")
+			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q.", text, rest).WithTarget("$filter").
+				WithAction("Use comparisons such as name eq 'value', joined by and.")
 		}
 		f = append(f, c)
 		rest = strings.TrimSpace(after)
@@ -24,7 +25,8 @@ func parseFilter(text string) (arm.Filter, error) {
 		}
 		next, joined := cutWord(rest, "and")
 		if !joined || next == "" {
-			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q: only \"and\" joins comparisons.", text, rest).WithTarget("$filter")
+			return nil, arm.BadRequest("InvalidFilterInQueryString", "The filter %q is not understood at %q: only \"and\" joins comparisons.", text, rest).WithTarget("$filter").
+				WithAction("Use comparisons such as name eq 'value', joined by and.")
 		}
 		rest = next
 	}

@@ -43,11 +43,21 @@ type Route struct {
 	Connector bool
 	// AnyGroup routes are served in a resource group that does not exist, too.
 	AnyGroup bool
+	// Ours is a row that Azure does not have.
+	Ours bool
+	// Refuses is the code of the error that every request ends with, however right it is: of what Azure has and Cairn has not.
+	Refuses string
 	// MaxBody bounds the body in bytes; 0 means 4 MiB.
 	MaxBody int64
 
 	segments []string
 	open     bool
+}
+
+// ours marks a row that Azure does not have.
+func ours(r Route) Route {
+	r.Ours = true
+	return r
 }
 
 // compile splits the template and derives what is left to derive.

@@ -60,10 +60,11 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		h.onInstance("POST", "/resumeProtection", h.move("resumeProtection")),
 		h.onInstance("POST", "/resumeBackups", h.move("resumeBackups")),
 		h.onInstance("POST", "/sync", h.sync),
+		h.onInstance("POST", "/validateForModifyBackup", h.validateForModifyBackup),
 		h.onInstance("GET", "/recoveryPoints", h.recoveryPoints),
 		{Method: "GET", Path: instance + "/recoveryPoints/{point}", Handle: h.recoveryPoint},
-		h.onInstance("GET", "/schedule", h.schedule),
-		{Method: "GET", Path: vault + "/pendingDeletions", Handle: h.pendingDeletions},
+		ours(h.onInstance("GET", "/schedule", h.schedule)),
+		{Method: "GET", Path: vault + "/pendingDeletions", Ours: true, Handle: h.pendingDeletions},
 
 		{Method: "GET", Path: deletedInstances, Handle: h.deletedInstances},
 		{Method: "GET", Path: deletedInstances + "/{instance}", Handle: h.deletedInstance},
@@ -73,13 +74,13 @@ func dataProtectionRoutes(s *service.Service) []Route {
 		{Method: "POST", Path: vault + "/exportBackupJobs", Handle: h.exportJobs},
 		{Method: "GET", Path: vault + "/backupJobs/operations/{operation}", Permission: "Microsoft.DataProtection/backupVaults/backupJobs/operations/read", Handle: h.exportedJobs},
 		{Method: "GET", Path: vault + "/backupJobs/{job}", Handle: h.job},
-		{Method: "POST", Path: vault + "/backupJobs/{job}/cancel", Handle: h.cancelJob},
+		{Method: "POST", Path: vault + "/backupJobs/{job}/cancel", Ours: true, Handle: h.cancelJob},
 
 		{Method: "POST", Path: inLocation + "/checkFeatureSupport", Handle: h.checkFeature},
 		{Method: "GET", Path: anyScope + dataProtectionProvider + "/backupInstances", Handle: h.instancesOf},
 
-		{Method: "GET", Path: link.PathDesired, Connector: true, Unversioned: true, Permission: NoPermission, Handle: h.desired},
-		{Method: "POST", Path: link.PathReport, Connector: true, Unversioned: true, Permission: NoPermission, MaxBody: 64 << 20, Handle: h.report},
+		{Method: "GET", Path: link.PathDesired, Ours: true, Connector: true, Unversioned: true, Permission: NoPermission, Handle: h.desired},
+		{Method: "POST", Path: link.PathReport, Ours: true, Connector: true, Unversioned: true, Permission: NoPermission, MaxBody: 64 << 20, Handle: h.report},
 	}
 	// Who may see what an operation works on may follow the operation, wherever Azure would have it followed.
 	for _, base := range []string{vault, instance, resourceGroup + dataProtectionProvider, groupLocation, inLocation} {
@@ -87,7 +88,7 @@ func dataProtectionRoutes(s *service.Service) []Route {
 			Route{Method: "GET", Path: base + "/operationStatus/{operation}", Permission: NoPermission, AnyGroup: true, Handle: h.operationStatus},
 			Route{Method: "GET", Path: base + "/operationResults/{operation}", Permission: NoPermission, AnyGroup: true, Handle: h.operationResult})
 	}
-	rows = append(rows, guardRoutes(s)...)
+	rows = slices.Concat(rows, guardRoutes(s), elsewhereRoutes(s))
 	return append(rows, Route{Method: "GET", Path: dataProtectionProvider + "/operations", Permission: NoPermission, Handle: operationList(rows)})
 }
 
@@ -199,6 +200,26 @@ func (h dataProtection) validateForBackup(ctx context.Context, r *Request) (*Res
 		return nil, err
 	}
 	op, v, err := h.s.ValidateForBackup(ctx, r.By, r.ID, &in)
+	if err != nil {
+		return nil, err
+	}
+	return accepted(r, v.ID, v.Location, op), nil
+}
+
+// validateForModifyBackup asks what validateForBackup asks, of an instance that exists.
+func (h dataProtection) validateForModifyBackup(ctx context.Context, r *Request, id arm.ID) (*Response, error) {
+	var in backup.ValidateRequest
+	if err := backup.Decode(r.Body, &in); err != nil {
+		return nil, err
+	}
+	i, err := h.s.Instance(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if in.Instance != nil {
+		in.Instance.FriendlyName = i.Properties.FriendlyName
+	}
+	op, v, err := h.s.ValidateForBackup(ctx, r.By, id.Parent(), &in)
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func neighbourRoutes(s *service.Service) []Route {
 		{Method: "PUT", Path: cluster, Handle: h.putCluster},
 		{Method: "GET", Path: cluster, Handle: h.cluster},
 		{Method: "DELETE", Path: cluster, Handle: h.deleteCluster},
-		{Method: "POST", Path: cluster + "/connect", Handle: h.connect},
+		{Method: "POST", Path: cluster + "/connect", Ours: true, Handle: h.connect},
 		{Method: "POST", Path: cluster + "/listClusterUserCredential", Handle: h.credentials},
 		{Method: "GET", Path: cluster + "/trustedAccessRoleBindings", Handle: h.bindings},
 		{Method: "PUT", Path: cluster + "/trustedAccessRoleBindings/{binding}", Handle: h.putBinding},

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -112,6 +113,45 @@ func (v *Vault) Complete() {
 		v.SecureScore, v.BCDRSecurityLevel = "Adequate", "Good"
 	default:
 		v.SecureScore, v.BCDRSecurityLevel = "Minimum", "Fair"
+	}
+}
+
+// Merge takes over the settings that a patch has, each by itself: what it does not name stays. Nil is nothing to change.
+func (v *Vault) Merge(features *FeatureSettings, monitoring *MonitoringSettings, security *SecuritySettings) {
+	if features != nil {
+		next := FeatureSettings{}
+		if v.FeatureSettings != nil {
+			next = *v.FeatureSettings
+		}
+		replace(&next.CrossRegionRestore, features.CrossRegionRestore)
+		replace(&next.CrossSubscriptionRestore, features.CrossSubscriptionRestore)
+		v.FeatureSettings = &next
+	}
+	replace(&v.MonitoringSettings, monitoring)
+	if security == nil {
+		return
+	}
+	next := SecuritySettings{}
+	if v.SecuritySettings != nil {
+		next = *v.SecuritySettings
+	}
+	replace(&next.Immutability, security.Immutability)
+	replace(&next.Encryption, security.Encryption)
+	if patch := security.SoftDelete; patch != nil {
+		soft := SoftDelete{}
+		if next.SoftDelete != nil {
+			soft = *next.SoftDelete
+		}
+		soft.State = cmp.Or(patch.State, soft.State)
+		replace(&soft.RetentionDays, patch.RetentionDays)
+		next.SoftDelete = &soft
+	}
+	v.SecuritySettings = &next
+}
+
+func replace[T any](old **T, next *T) {
+	if next != nil {
+		*old = next
 	}
 }
 

@@ -127,7 +127,7 @@ func (s *Service) identify(tx *store.Tx, vault *backup.VaultResource, old *arm.I
 
 func weak(etag string) string { return `W/"` + etag + `"` }
 
-// VaultPatch is the body of a vault's PATCH: what it names is replaced, the rest stays.
+// VaultPatch is the body of a vault's PATCH: what it names is replaced, setting by setting, the rest stays.
 type VaultPatch struct {
 	Tags       *map[string]string `json:"tags"`
 	Identity   *arm.Identity      `json:"identity"`
@@ -167,9 +167,7 @@ func (s *Service) PatchVault(ctx context.Context, by Ref, id arm.ID, patch *Vaul
 			vault.Identity = patch.Identity
 		}
 		if p := patch.Properties; p != nil {
-			replace(&vault.Properties.FeatureSettings, p.FeatureSettings)
-			replace(&vault.Properties.MonitoringSettings, p.MonitoringSettings)
-			replace(&vault.Properties.SecuritySettings, p.SecuritySettings)
+			vault.Properties.Merge(p.FeatureSettings, p.MonitoringSettings, p.SecuritySettings)
 		}
 		vault.Properties.Complete()
 		if err := vault.Properties.Validate().Err(); err != nil {
@@ -181,12 +179,6 @@ func (s *Service) PatchVault(ctx context.Context, by Ref, id arm.ID, patch *Vaul
 		return s.saveVault(tx, &row, &vault, old)
 	})
 	return vault, err
-}
-
-func replace[T any](old **T, new *T) {
-	if new != nil {
-		*old = new
-	}
 }
 
 // Vault finds a vault.

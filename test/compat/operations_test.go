@@ -681,7 +681,7 @@ func (o *operations) guards() []row {
 	}
 }
 
-// meaningless are operations on what Cairn has not: a second region, other stores, points in between two backups.
+// meaningless are operations on what Cairn has not: a second region, other stores, points in between two backups. Lists are empty, the rest is refused.
 func (o *operations) meaningless() []row {
 	instances := o.clients.NewBackupInstancesClient()
 	request := func() dp.AzureBackupRestoreRequestClassification {
@@ -690,36 +690,40 @@ func (o *operations) meaningless() []row {
 	details := func() *dp.CrossRegionRestoreDetails {
 		return &dp.CrossRegionRestoreDetails{SourceBackupInstanceID: &o.instance, SourceRegion: to.Ptr(location)}
 	}
-	const status, code = 404, "InvalidResourceType"
+	const unsupported = "UserErrorFeatureNotSupported"
 	return []row{
 		{"BackupInstancesClient.BeginTriggerCrossRegionRestore", func() {
 			_, err := instances.BeginTriggerCrossRegionRestore(o.t.Context(), group, location, dp.CrossRegionRestoreRequestObject{CrossRegionRestoreDetails: details(), RestoreRequestObject: request()}, nil)
-			o.refusal(err, status, code)
+			o.refusal(err, 400, unsupported)
 		}},
 		{"BackupInstancesClient.BeginValidateCrossRegionRestore", func() {
 			_, err := instances.BeginValidateCrossRegionRestore(o.t.Context(), group, location, dp.ValidateCrossRegionRestoreRequestObject{CrossRegionRestoreDetails: details(), RestoreRequestObject: request()}, nil)
-			o.refusal(err, status, code)
+			o.refusal(err, 400, unsupported)
 		}},
 		{"BackupInstancesClient.BeginTriggerRehydrate", func() {
 			_, err := instances.BeginTriggerRehydrate(o.t.Context(), group, sdkVaultName, "prod", dp.AzureBackupRehydrationRequest{RecoveryPointID: &o.point, RehydrationRetentionDuration: to.Ptr("P1D")}, nil)
-			o.refusal(err, status, code)
+			o.refusal(err, 400, unsupported)
 		}},
 		{"FetchCrossRegionRestoreJobClient.Get", func() {
 			_, err := o.clients.NewFetchCrossRegionRestoreJobClient().Get(o.t.Context(), group, location, dp.CrossRegionRestoreJobRequest{JobID: &o.job, SourceBackupVaultID: &o.vault, SourceRegion: to.Ptr(location)}, nil)
-			o.refusal(err, status, code)
+			o.refusal(err, 404, "UserErrorGenericResourceNotFound")
 		}},
 		{"FetchCrossRegionRestoreJobsClient.NewListPager", func() {
-			_, err := o.clients.NewFetchCrossRegionRestoreJobsClient().NewListPager(group, location, dp.CrossRegionRestoreJobsRequest{SourceBackupVaultID: &o.vault, SourceRegion: to.Ptr(location)}, nil).NextPage(o.t.Context())
-			o.refusal(err, status, code)
+			page, err := o.clients.NewFetchCrossRegionRestoreJobsClient().NewListPager(group, location, dp.CrossRegionRestoreJobsRequest{SourceBackupVaultID: &o.vault, SourceRegion: to.Ptr(location)}, nil).NextPage(o.t.Context())
+			if err != nil || page.Value == nil || len(page.Value) != 0 {
+				o.t.Fatalf("%v, %v", page.Value, err)
+			}
 		}},
 		{"FetchSecondaryRecoveryPointsClient.NewListPager", func() {
-			_, err := o.clients.NewFetchSecondaryRecoveryPointsClient().NewListPager(group, location, dp.FetchSecondaryRPsRequestParameters{SourceBackupInstanceID: &o.instance, SourceRegion: to.Ptr(location)}, nil).NextPage(o.t.Context())
-			o.refusal(err, status, code)
+			page, err := o.clients.NewFetchSecondaryRecoveryPointsClient().NewListPager(group, location, dp.FetchSecondaryRPsRequestParameters{SourceBackupInstanceID: &o.instance, SourceRegion: to.Ptr(location)}, nil).NextPage(o.t.Context())
+			if err != nil || page.Value == nil || len(page.Value) != 0 {
+				o.t.Fatalf("%v, %v", page.Value, err)
+			}
 		}},
 		{"RestorableTimeRangesClient.Find", func() {
 			_, err := o.clients.NewRestorableTimeRangesClient().Find(o.t.Context(), group, sdkVaultName, "prod", dp.AzureBackupFindRestorableTimeRangesRequest{SourceDataStoreType: to.Ptr(dp.RestoreSourceDataStoreTypeOperationalStore),
 				StartTime: to.Ptr("2026-01-01T00:00:00Z"), EndTime: to.Ptr("2027-01-01T00:00:00Z")}, nil)
-			o.refusal(err, status, code)
+			o.refusal(err, 400, "DppPluginInvalidInputParameters")
 		}},
 	}
 }

@@ -20,3 +20,37 @@ func TestVaultsLocationHasOneSpelling(t *testing.T) {
 		}
 	}
 }
+
+// TestPatchLeavesWhatItDoesNotName changes one setting after the other: those that were set before stay.
+func TestPatchLeavesWhatItDoesNotName(t *testing.T) {
+	w := setUp(t, daemontest.Start(t, daemon.Config{}))
+	for _, body := range []string{
+		`{"tags":{"team":"shop"}}`,
+		`{"properties":{"securitySettings":{"softDeleteSettings":{"state":"On","retentionDurationInDays":20}}}}`,
+		`{"properties":{"securitySettings":{"immutabilitySettings":{"state":"Unlocked"}}}}`,
+		`{"properties":{"securitySettings":{"softDeleteSettings":{"retentionDurationInDays":30}}}}`,
+		`{"properties":{"featureSettings":{"crossSubscriptionRestoreSettings":{"state":"Disabled"}}}}`,
+		`{"properties":{"featureSettings":{"crossRegionRestoreSettings":{"state":"Disabled"}}}}`,
+		`{"properties":{"monitoringSettings":{"azureMonitorAlertSettings":{"alertsForAllJobFailures":"Disabled"}}}}`,
+		`{"properties":{}}`, `{}`,
+	} {
+		w.Do("PATCH", w.vault, body).Want(200)
+	}
+	got := w.Do("GET", w.vault, nil).Want(200)
+	for want, path := range map[any][]any{
+		"shop":     {"tags", "team"},
+		"On":       {"properties", "securitySettings", "softDeleteSettings", "state"},
+		30.0:       {"properties", "securitySettings", "softDeleteSettings", "retentionDurationInDays"},
+		"Unlocked": {"properties", "securitySettings", "immutabilitySettings", "state"},
+		"Disabled": {"properties", "featureSettings", "crossSubscriptionRestoreSettings", "state"},
+		"Fair":     {"properties", "bcdrSecurityLevel"},
+		"Minimum":  {"properties", "secureScore"},
+	} {
+		if have := got.At(path...); have != want {
+			t.Errorf("%v: %v, want %v", path, have, want)
+		}
+	}
+	if region, alerts := got.At("properties", "featureSettings", "crossRegionRestoreSettings", "state"), got.At("properties", "monitoringSettings", "azureMonitorAlertSettings", "alertsForAllJobFailures"); region != "Disabled" || alerts != "Disabled" {
+		t.Errorf("cross-region restore is %v, alerts are %v", region, alerts)
+	}
+}

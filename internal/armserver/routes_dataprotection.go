@@ -105,7 +105,7 @@ func (h dataProtection) vaults(ctx context.Context, r *Request) (*Response, erro
 
 func (h dataProtection) vault(ctx context.Context, r *Request) (*Response, error) {
 	v, err := h.s.Vault(ctx, r.ID)
-	return Answer(200, v), err
+	return Answer(200, v).WithETag(v.ETag), err
 }
 
 func (h dataProtection) putVault(ctx context.Context, r *Request) (*Response, error) {
@@ -121,7 +121,7 @@ func (h dataProtection) putVault(ctx context.Context, r *Request) (*Response, er
 	if err != nil {
 		return nil, err
 	}
-	return Answer(201, v).WithAsync(r.Async(string(v.ID)+"/operationStatus/"+op.ID, "")), nil
+	return Answer(201, v).WithETag(v.ETag).WithAsync(r.Async(string(v.ID)+"/operationStatus/"+op.ID, "")), nil
 }
 
 func (h dataProtection) patchVault(ctx context.Context, r *Request) (*Response, error) {
@@ -138,7 +138,7 @@ func (h dataProtection) patchVault(ctx context.Context, r *Request) (*Response, 
 }
 
 func (h dataProtection) deleteVault(ctx context.Context, r *Request) (*Response, error) {
-	v, op, found, err := h.s.DeleteVault(ctx, r.ID)
+	v, op, found, err := h.s.DeleteVault(ctx, r.ID, r.Match)
 	if err != nil || !found {
 		return Answer(204, nil), err
 	}
@@ -177,7 +177,18 @@ func (h dataProtection) putPolicy(ctx context.Context, r *Request) (*Response, e
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.s.PutPolicy(ctx, r.By, r.ID, in, r.Match)
+	// Azure's policies cannot be changed, and have no property for a guard's requests.
+	var named struct {
+		Properties backup.GuardedRequest `json:"properties"`
+	}
+	if err := backup.Decode(r.Body, &named); err != nil {
+		return nil, err
+	}
+	by, err := r.Guarded(ctx, named.Properties.GuardRequests)
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.s.PutPolicy(ctx, by, r.ID, in, r.Match)
 	return Answer(200, p).WithETag(p.ETag), err
 }
 
@@ -187,7 +198,7 @@ func (h dataProtection) policy(ctx context.Context, r *Request) (*Response, erro
 }
 
 func (h dataProtection) deletePolicy(ctx context.Context, r *Request) (*Response, error) {
-	found, err := h.s.DeletePolicy(ctx, r.ID)
+	found, err := h.s.DeletePolicy(ctx, r.ID, r.Match)
 	if err != nil || !found {
 		return Answer(204, nil), err
 	}
@@ -244,14 +255,14 @@ func (h dataProtection) putInstance(ctx context.Context, r *Request) (*Response,
 	if err != nil {
 		return nil, err
 	}
-	i, op, changed, err := h.s.PutInstance(ctx, by, r.ID, in)
+	i, op, changed, err := h.s.PutInstance(ctx, by, r.ID, in, r.Match)
 	switch {
 	case err != nil:
 		return nil, err
 	case !changed:
-		return Answer(200, i), nil
+		return Answer(200, i).WithETag(i.ETag), nil
 	}
-	return Answer(201, i).WithAsync(r.Async(string(i.ID.Parent())+"/operationStatus/"+op.ID, "")), nil
+	return Answer(201, i).WithETag(i.ETag).WithAsync(r.Async(string(i.ID.Parent())+"/operationStatus/"+op.ID, "")), nil
 }
 
 func (h dataProtection) deleteInstance(ctx context.Context, r *Request) (*Response, error) {
@@ -263,7 +274,7 @@ func (h dataProtection) deleteInstance(ctx context.Context, r *Request) (*Respon
 	if err != nil {
 		return nil, err
 	}
-	op, found, err := h.s.DeleteInstance(ctx, by, r.ID)
+	op, found, err := h.s.DeleteInstance(ctx, by, r.ID, r.Match)
 	if err != nil || !found {
 		return Answer(204, nil), err
 	}
@@ -292,7 +303,7 @@ func (h dataProtection) meant(ctx context.Context, r *Request, named arm.ID) (ar
 
 func (h dataProtection) instance(ctx context.Context, r *Request, id arm.ID) (*Response, error) {
 	i, err := h.s.Instance(ctx, id)
-	return Answer(200, i), err
+	return Answer(200, i).WithETag(i.ETag), err
 }
 
 func (h dataProtection) backup(ctx context.Context, r *Request, id arm.ID) (*Response, error) {

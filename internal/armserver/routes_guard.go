@@ -58,12 +58,12 @@ func (h guardsOf) put(ctx context.Context, r *Request) (*Response, error) {
 		return nil, err
 	}
 	g, err := h.s.PutGuard(ctx, r.By, r.ID, in, r.Match)
-	return Answer(200, g), err
+	return Answer(200, g).WithETag(g.ETag), err
 }
 
 func (h guardsOf) guard(ctx context.Context, r *Request) (*Response, error) {
 	g, err := h.s.Guard(ctx, r.ID)
-	return Answer(200, g), err
+	return Answer(200, g).WithETag(g.ETag), err
 }
 
 func (h guardsOf) patch(ctx context.Context, r *Request) (*Response, error) {

@@ -15,6 +15,8 @@ type Resource[P any] struct {
 	Type       string            `json:"type"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	SystemData *arm.SystemData   `json:"systemData,omitempty"`
+	// ETag is neither stored nor in the body, as in Azure; it is filled in when the resource is read, and sent as a header.
+	ETag string `json:"-"`
 }
 
 // NewResource puts properties into the envelope of a resource of a type.

@@ -146,13 +146,10 @@ func (s *Service) Guards(ctx context.Context, scope arm.ID) ([]backup.GuardResou
 func (s *Service) DeleteGuard(ctx context.Context, id arm.ID, match func(etag string) error) (found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		row, err := tx.Get(id)
-		if errors.Is(err, store.ErrNotFound) {
-			return match("")
-		} else if err != nil {
+		if found = err == nil; err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		found = true
-		if err := match(row.ETag); err != nil {
+		if err := match(row.ETag); err != nil || !found {
 			return err
 		}
 		return s.remove(tx, id)
@@ -289,13 +286,10 @@ func (s *Service) DeleteProxy(ctx context.Context, by Ref, id arm.ID, match func
 			return err
 		}
 		row, err := tx.Get(id)
-		if errors.Is(err, store.ErrNotFound) {
-			return match("")
-		} else if err != nil {
+		if found = err == nil; err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		found = true
-		if err := match(row.ETag); err != nil {
+		if err := match(row.ETag); err != nil || !found {
 			return err
 		}
 		if err := s.approve(tx, by, vault.ID, backup.CriticalDeleteProxy, row.ID); err != nil {

@@ -79,7 +79,7 @@ var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.()-]{0,259}$`)
 
 // PutInstance makes or changes a backup instance. Unless it is as it was already (changed is then false), the cluster is
 // asked whether a backup could be made; the operation ends with the answer, and only then does a change take effect.
-func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Instance]) (instance InstanceResource, op store.Operation, changed bool, err error) {
+func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup.Input[backup.Instance], match func(etag string) error) (instance InstanceResource, op store.Operation, changed bool, err error) {
 	if !instanceName.MatchString(id.Name()) {
 		return instance, op, false, arm.Invalid("name", "'%s' is not a backup instance's name.", id.Name()).
 			WithAction("Use letters, digits, dashes, dots, underscores and parentheses.")
@@ -101,6 +101,9 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		if err != nil && !isNew {
 			return err
 		}
+		if err := match(row.ETag); err != nil {
+			return err
+		}
 		if !isNew && !groupGiven {
 			in.Properties.Policy.Parameters.DataStores = old.Properties.Policy.Parameters.DataStores
 		}
@@ -119,6 +122,7 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		}
 		if !isNew && unchanged(&old, in) {
 			instance = old.InstanceResource
+			instance.ETag = weak(row.ETag)
 			return nil
 		}
 		if !isNew && !old.Properties.PolicyID().Equal(in.Properties.PolicyID()) {
@@ -143,7 +147,9 @@ func (s *Service) PutInstance(ctx context.Context, by Ref, id arm.ID, in *backup
 		if err := askValidateBackup(tx, &op, &next, in.Properties.Scope(), extension); err != nil {
 			return err
 		}
-		return tx.Save(&row, next)
+		err = tx.Save(&row, next)
+		instance.ETag = weak(row.ETag)
+		return err
 	})
 	return instance, op, changed, err
 }
@@ -378,8 +384,10 @@ func (s *Service) ResolveInstance(ctx context.Context, id arm.ID) (arm.ID, error
 func (s *Service) Instance(ctx context.Context, id arm.ID) (InstanceResource, error) {
 	var instance storedInstance
 	err := s.DB.View(ctx, func(tx *store.Tx) error {
+		var row store.Resource
 		var err error
-		instance, _, err = Load[storedInstance](tx, id)
+		instance, row, err = Load[storedInstance](tx, id)
+		instance.ETag = weak(row.ETag)
 		return err
 	})
 	return instance.InstanceResource, err
@@ -404,15 +412,15 @@ func (s *Service) InstancesOf(ctx context.Context, cluster arm.ID) ([]InstanceRe
 // DeleteInstance deletes an instance's recovery points, in the cluster and in storage, and then the instance; the operation
 // ends with that. When the cluster is away or gone, the instance goes at once and the ledger keeps what is left. With soft delete, an instance
 // that has recovery points is kept with them, and can be brought back. Found is false when there is none.
-func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID) (op store.Operation, found bool, err error) {
+func (s *Service) DeleteInstance(ctx context.Context, by Ref, id arm.ID, match func(etag string) error) (op store.Operation, found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		instance, row, err := store.Load[storedInstance](tx, id)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		} else if err != nil {
+		if found = err == nil; err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		found = true
+		if err := match(row.ETag); err != nil || !found {
+			return err
+		}
 		switch state := instance.Properties.CurrentProtectionState; state {
 		case backup.ConfiguringProtection, backup.UpdatingProtection, backup.SoftDeleting:
 			return notAllowed("Delete", &instance, state)

@@ -230,7 +230,7 @@ func TestAnInstanceGoesWithoutItsCluster(t *testing.T) {
 			if gone {
 				w.must(w.DeleteCluster(t.Context(), clusterID, anyETag))
 			}
-			op, found, err := w.DeleteInstance(t.Context(), w.by, instanceID)
+			op, found, err := w.DeleteInstance(t.Context(), w.by, instanceID, anyETag)
 			if err != nil || !found || op.Status != arm.OperationSucceeded {
 				t.Fatal(op, found, err)
 			}
@@ -247,7 +247,7 @@ func TestAnInstanceGoesWithoutItsCluster(t *testing.T) {
 				t.Fatalf("the ledger: %+v", left)
 			}
 			if !gone {
-				_, _, _, err = w.DeleteVault(t.Context(), vaultID)
+				_, _, _, err = w.DeleteVault(t.Context(), vaultID, anyETag)
 				w.check(err)
 				w.clock.set(t, "2026-03-03T11:00:00Z")
 				w.call()
@@ -282,7 +282,7 @@ func TestAClusterThatDisappears(t *testing.T) {
 	t.Run("for an instance", func(t *testing.T) {
 		w := newWorld(t)
 		w.backups(2, 3)
-		op, _, err := w.DeleteInstance(t.Context(), w.by, instanceID)
+		op, _, err := w.DeleteInstance(t.Context(), w.by, instanceID, anyETag)
 		w.check(err)
 		if op.Status != arm.OperationInProgress || len(w.wanted("DeleteBackup")) != 2 {
 			t.Fatalf("the deletion is %s, with %d requests", op.Status, len(w.wanted("DeleteBackup")))
@@ -320,7 +320,7 @@ func TestAClusterThatDisappears(t *testing.T) {
 func TestAClusterThatIsConnectedDecides(t *testing.T) {
 	w := newWorld(t)
 	w.backups(2)
-	_, _, err := w.DeleteInstance(t.Context(), w.by, instanceID)
+	_, _, err := w.DeleteInstance(t.Context(), w.by, instanceID, anyETag)
 	w.check(err)
 	w.answer("DeleteBackup", failedStatus.Status)
 	i, err := w.Instance(t.Context(), instanceID)
@@ -339,7 +339,7 @@ func TestALateRecoveryPointOfNobody(t *testing.T) {
 	w.call(link.RequestState{Kind: "Backup", Name: running.Name, Status: []byte(`{"phase":"InProgress","attempt":1}`)})
 	w.clock.set(t, "2026-03-02T05:01:00Z")
 	w.check(w.GiveUp(t.Context(), time.Time{}))
-	_, _, err := w.DeleteInstance(t.Context(), w.by, instanceID)
+	_, _, err := w.DeleteInstance(t.Context(), w.by, instanceID, anyETag)
 	w.check(err)
 	w.made()
 	w.work()

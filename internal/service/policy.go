@@ -12,11 +12,7 @@ import (
 )
 
 // PolicyResource is a policy as it is sent and stored.
-type PolicyResource struct {
-	backup.Resource[backup.Policy]
-	// ETag is neither stored nor in the body, as in Azure; it is filled in when the policy is read, and sent as a header.
-	ETag string `json:"-"`
-}
+type PolicyResource = backup.Resource[backup.Policy]
 
 var policyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{2,149}$`)
 
@@ -59,7 +55,10 @@ func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.I
 		}
 		policy = old
 		if isNew || !same(old.Properties, *in.Properties) {
-			policy = PolicyResource{Resource: backup.NewResource(row.ID, backup.PolicyType, *in.Properties)}
+			if err := s.approvePolicy(tx, by, vault.ID, &old); err != nil {
+				return err
+			}
+			policy = backup.NewResource(row.ID, backup.PolicyType, *in.Properties)
 			policy.SystemData = old.SystemData.Touched(by.ObjectID, by.Type, tx.Now())
 			if err := tx.Save(&row, policy); err != nil {
 				return err
@@ -72,6 +71,21 @@ func (s *Service) PutPolicy(ctx context.Context, by Ref, id arm.ID, in *backup.I
 		return nil
 	})
 	return policy, err
+}
+
+// approvePolicy is the 403 when an instance has the policy that is to be changed, and the vault's resource guard protects that: it is as if the instance
+// were given another policy.
+func (s *Service) approvePolicy(tx *store.Tx, by Ref, vault arm.ID, old *PolicyResource) error {
+	instances, err := Documents[storedInstance](tx.Children(vault, backup.InstanceType))
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if i.uses(old.ID) {
+			return s.approve(tx, by, vault, backup.CriticalModifyPolicy, old.ID)
+		}
+	}
+	return nil
 }
 
 // checkRoom says why a vault cannot have another resource of a type, or returns nil.
@@ -102,9 +116,13 @@ func (s *Service) Policies(ctx context.Context, vault arm.ID, page store.Page) (
 }
 
 // DeletePolicy removes a policy that no instance uses. Found is false when there is none.
-func (s *Service) DeletePolicy(ctx context.Context, id arm.ID) (found bool, err error) {
+func (s *Service) DeletePolicy(ctx context.Context, id arm.ID, match func(etag string) error) (found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
-		if found, err = tx.Exists(id); err != nil || !found {
+		row, err := tx.Get(id)
+		if found = err == nil; err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err := match(row.ETag); err != nil || !found {
 			return err
 		}
 		instances, err := Documents[storedInstance](tx.Children(id.Parent(), backup.InstanceType))

@@ -467,7 +467,7 @@ func TestManyInstancesAreStartedInBatches(t *testing.T) {
 // TestAnInstanceThatIsGoneHasNoSchedule deletes one without recovery points.
 func TestAnInstanceThatIsGoneHasNoSchedule(t *testing.T) {
 	w := newWorld(t)
-	_, found, err := w.DeleteInstance(t.Context(), w.by, instanceID)
+	_, found, err := w.DeleteInstance(t.Context(), w.by, instanceID, anyETag)
 	if err != nil || !found {
 		t.Fatal(found, err)
 	}

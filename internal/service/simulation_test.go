@@ -757,7 +757,7 @@ func (s *simulation) putInstance(name, cluster, policy string) {
 	in, err := backup.DecodeInput[backup.Instance]([]byte(body))
 	s.must(err)
 	id := vaultID.Child("backupInstances", name)
-	_, _, _, err = s.service.PutInstance(s.ctx, s.by, id, in)
+	_, _, _, err = s.service.PutInstance(s.ctx, s.by, id, in, anyETag)
 	s.must(err)
 	s.talk(cluster)
 	got, err := s.service.Instance(s.ctx, id)
@@ -803,7 +803,7 @@ func (s *simulation) actOn(kind string, i *modelInstance) {
 		if !soft && (!m.clusterUp[i.cluster] && m.connected(i.cluster) || m.clusterUp[i.cluster] && !usable) {
 			return // it would be waited for
 		}
-		_, _, err := s.service.DeleteInstance(s.ctx, s.by, id)
+		_, _, err := s.service.DeleteInstance(s.ctx, s.by, id, anyETag)
 		s.want(i.job == nil, err, "deletion of %s", i.name)
 		if err != nil {
 			return

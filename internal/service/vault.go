@@ -213,17 +213,17 @@ func (s *Service) Vaults(ctx context.Context, scope arm.ID, page store.Page) (va
 
 // DeleteVault removes a vault that holds no instances, with its policies, jobs and secret. Found is false when there is
 // none.
-func (s *Service) DeleteVault(ctx context.Context, id arm.ID) (vault backup.VaultResource, op store.Operation, found bool, err error) {
+func (s *Service) DeleteVault(ctx context.Context, id arm.ID, match func(etag string) error) (vault backup.VaultResource, op store.Operation, found bool, err error) {
 	err = s.DB.Update(ctx, func(tx *store.Tx) error {
 		var row store.Resource
 		var err error
 		vault, row, err = store.Load[backup.VaultResource](tx, id)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		} else if err != nil {
+		if found = err == nil; err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		found = true
+		if err := match(row.ETag); err != nil || !found {
+			return err
+		}
 		instances, err := tx.Children(id, backup.InstanceType)
 		if err != nil {
 			return err

@@ -220,7 +220,7 @@ func (w *world) call(states ...link.RequestState) {
 func (w *world) protect() {
 	w.t.Helper()
 	in := &backup.Input[backup.Instance]{Properties: &backup.Instance{DataSource: &backup.Datasource{ResourceID: string(clusterID)}, Policy: &backup.PolicyInfo{PolicyID: string(policyID)}}}
-	_, _, _, err := w.PutInstance(w.t.Context(), w.by, instanceID, in)
+	_, _, _, err := w.PutInstance(w.t.Context(), w.by, instanceID, in, anyETag)
 	w.check(err)
 	w.answer("ValidateForBackup", v1alpha1.Status{Phase: v1alpha1.PhaseCompleted, Attempt: 1})
 	if i, err := w.Instance(w.t.Context(), instanceID); err != nil || i.Properties.CurrentProtectionState != backup.ProtectionConfigured {

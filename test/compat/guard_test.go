@@ -78,12 +78,15 @@ func TestCriticalOperationsNeedRightsOnTheGuard(t *testing.T) {
 	point := fmt.Sprint(w.points(t)[0].(map[string]any)["name"])
 	restore := map[string]any{}
 	unmarshal(t, []byte(strings.NewReplacer("POINT", point, "CLUSTER", w.cluster.id).Replace(guideRestore)), &restore)
+	shorter := map[string]any{}
+	unmarshal(t, []byte(strings.Replace(policyBody, "P30D", "P7D", 1)), &shorter)
 	for _, c := range []struct {
 		name, method, path, kind, target string
 		body                             map[string]any
 		nested                           bool
 	}{
 		{"restore", "POST", w.instance + "/restore", "dppTriggerRestoreRequests", w.instance, restore, false},
+		{"the policy's rules", "PUT", w.vault + "/backupPolicies/" + policyName, "dppModifyPolicy", w.vault + "/backupPolicies/" + policyName, shorter, true},
 		{"policy", "PUT", w.instance, "dppModifyPolicy", w.instance, w.body("weekly", "x"), true},
 		{"soft delete", "PATCH", w.vault, "dppReduceSoftDeleteSecurityRequests", w.vault, vault("Off", 20, "Unlocked"), true},
 		{"soft delete's days", "PATCH", w.vault, "dppReduceSoftDeleteSecurityRequests", w.vault, vault("On", 14, "Unlocked"), true},

@@ -85,6 +85,8 @@ func TestGuide(t *testing.T) {
 		return nil
 	})
 	checkWorkload(t, "guide")
+	// Else its daily backup could fall into another test.
+	sh(t, "az dataprotection backup-instance suspend-backup"+guideWhere+"-n aks-production")
 }
 
 // TestWalkthrough runs our own walk-through, which `make demo` shows.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -71,17 +72,28 @@ func protect(t *testing.T) {
 				blobContainer=e2e storageAccount=e2eaccount storageAccountResourceGroup=rg-aks-production \
 				storageAccountSubscriptionId=$(az account show --query id -o tsv) >/dev/null
 		fi`)
-	sh(t, "az dataprotection backup-vault create"+where+`-l eastus --type SystemAssigned --storage-setting "[{type:LocallyRedundant,datastore-type:VaultStore}]"`)
+	sh(t, "az dataprotection backup-vault create"+where+`-l eastus --type SystemAssigned --soft-delete-state Off --storage-setting "[{type:LocallyRedundant,datastore-type:VaultStore}]"`)
 	sh(t, "az role assignment create --role Reader --assignee-principal-type ServicePrincipal --scope "+clusterID(t)+
 		" --assignee-object-id $(az dataprotection backup-vault show"+where+"--query identity.principalId -o tsv)")
 	makeInstance(t, instance, `{"snapshotVolumes":true,"includeClusterScopeResources":true}`)
 }
 
-// makeInstance makes a backup instance of the cluster with the given Kubernetes parameters (JSON, without objectType), and a policy for it alone: in one
+// makeInstance makes a backup instance, never backed up by itself, of the cluster with the given Kubernetes parameters (JSON, without objectType), and a policy for it alone: in one
 // vault a cluster may have several instances, each with a policy of its own.
 func makeInstance(t *testing.T, name, parameters string) {
 	t.Helper()
-	sh(t, "az dataprotection backup-policy create"+where+"-n "+name+" --policy @test/e2e/testdata/policy.json")
+	// Nothing happens by itself in a test that does not ask for it.
+	makeInstanceAt(t, name, parameters, time.Date(2090, 1, 1, 4, 0, 0, 0, time.UTC))
+}
+
+// makeInstanceAt makes one whose first scheduled backup is due at slot.
+func makeInstanceAt(t *testing.T, name, parameters string, slot time.Time) {
+	t.Helper()
+	policy, err := os.ReadFile("testdata/policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "az dataprotection backup-policy create"+where+"-n "+name+" --policy '"+strings.ReplaceAll(string(policy), "SLOT", slot.Format(time.RFC3339))+"'")
 	id := clusterID(t)
 	subscription := sh(t, "az account show --query id -o tsv")
 	var p map[string]any
@@ -120,9 +132,10 @@ func clusterID(t *testing.T) string {
 type job struct {
 	Name       string
 	Properties struct {
-		Status       string
-		ErrorDetails []issue
-		ExtendedInfo struct {
+		Status          string
+		IsUserTriggered bool
+		ErrorDetails    []issue
+		ExtendedInfo    struct {
 			TargetRecoverPoint *struct{ RecoveryPointID string }
 			WarningDetails     []struct {
 				ResourceName string
@@ -146,7 +159,7 @@ func finish(t *testing.T, jobID string) job {
 	var j job
 	eventually(t, 5*time.Minute, "job "+name, func() error {
 		shJSON(t, &j, "az dataprotection job show"+where+"--job-id "+name)
-		if j.Properties.Status == "InProgress" {
+		if j.Properties.Status == "InProgress" || j.Properties.Status == "Cancelling" {
 			return fmt.Errorf("still in progress: %+v", j.Properties.ExtendedInfo.SubTasks)
 		}
 		return nil

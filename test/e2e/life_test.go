@@ -21,26 +21,28 @@ func TestBackupsRunByThemselves(t *testing.T) {
 	makeInstanceAt(t, "nightly", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["nightly"]}`, slot)
 
 	var s struct {
-		Upcoming []struct{ Slot time.Time }
-		Runs     []struct {
-			Slot          time.Time
-			Status, JobID string
+		Properties struct {
+			NextSlots []time.Time
+			Runs      []struct {
+				Slot           time.Time
+				Outcome, JobID string
+			}
 		}
 	}
 	eventually(t, 2*time.Minute, "the scheduled backup", func() error {
-		shJSON(t, &s, "cairn dataprotection backup-instance schedule show"+where+"-n nightly")
-		if len(s.Runs) == 0 {
+		shJSON(t, &s, "cairn schedule show"+where+"-n nightly")
+		if len(s.Properties.Runs) == 0 {
 			return fmt.Errorf("no run at %s yet", slot)
 		}
 		return nil
 	})
-	if len(s.Runs) != 1 || !s.Runs[0].Slot.Equal(slot) || s.Runs[0].Status != "Started" {
-		t.Fatalf("the runs are %+v, not one at %s", s.Runs, slot)
+	if len(s.Properties.Runs) != 1 || !s.Properties.Runs[0].Slot.Equal(slot) || s.Properties.Runs[0].Outcome != "Started" {
+		t.Fatalf("the runs are %+v, not one at %s", s.Properties.Runs, slot)
 	}
-	if len(s.Upcoming) == 0 || !s.Upcoming[0].Slot.Equal(slot.Add(24*time.Hour)) {
-		t.Errorf("what comes is %+v, not %s first", s.Upcoming, slot.Add(24*time.Hour))
+	if len(s.Properties.NextSlots) == 0 || !s.Properties.NextSlots[0].Equal(slot.Add(24*time.Hour)) {
+		t.Errorf("what comes is %+v, not %s first", s.Properties.NextSlots, slot.Add(24*time.Hour))
 	}
-	j := finish(t, s.Runs[0].JobID)
+	j := finish(t, s.Properties.Runs[0].JobID)
 	if j.Properties.Status != "Completed" || j.Properties.IsUserTriggered {
 		t.Errorf("the job ended as %s, triggered by a user: %v", j.Properties.Status, j.Properties.IsUserTriggered)
 	}
@@ -89,7 +91,7 @@ func TestWhatIsOutOfReachIsDeletedLater(t *testing.T) {
 	sh(t, "az dataprotection backup-instance delete"+where+"-n away --yes")
 	pending := func() string {
 		t.Helper()
-		return sh(t, "cairn dataprotection backup-vault pending-deletion list"+where+"-o json")
+		return sh(t, "cairn pending-deletions list"+where+"-o json")
 	}
 	eventually(t, time.Minute, "the blobs to go", func() error {
 		if d := cmp.Diff(blobsBefore, blobNames(t)); d != "" {

@@ -160,10 +160,10 @@ func TestADeletedInstanceComesBack(t *testing.T) {
 	if out, err := bash(t.Context(), "az dataprotection backup-instance show"+where+"-n mistake"); err == nil {
 		t.Errorf("the deleted instance is still there: %s", out)
 	}
-	if got := sh(t, "az dataprotection deleted-backup-instance list"+where+`--query "[].name" -o tsv`); got != "mistake" {
+	if got := sh(t, "az dataprotection backup-instance deleted-backup-instance list"+where+`--query "[].name" -o tsv`); got != "mistake" {
 		t.Errorf("the deleted instances are %q", got)
 	}
-	sh(t, "az dataprotection deleted-backup-instance undelete"+where+"-n mistake")
+	sh(t, "az dataprotection backup-instance deleted-backup-instance undelete"+where+"-n mistake")
 	destroyWorkload(t, "mistake")
 	if j := restore(t, "mistake", recoveryPoint, "mistake"); j.Properties.Status != "Completed" {
 		t.Errorf("the restore ended as %s: %+v", j.Properties.Status, j.Properties)

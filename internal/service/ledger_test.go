@@ -287,7 +287,7 @@ func TestAClusterThatDisappears(t *testing.T) {
 		if op.Status != arm.OperationInProgress || len(w.wanted("DeleteBackup")) != 2 {
 			t.Fatalf("the deletion is %s, with %d requests", op.Status, len(w.wanted("DeleteBackup")))
 		}
-		w.clock.set(t, "2026-03-03T05:30:00Z")
+		w.clock.set(t, "2026-03-03T04:15:00Z")
 		w.check(w.GiveUp(t.Context(), time.Time{}))
 		op, gone, err := w.Operation(t.Context(), vaultID, op.ID)
 		if err != nil || op.Status != arm.OperationSucceeded || !gone {

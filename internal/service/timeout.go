@@ -14,6 +14,8 @@ import (
 const (
 	jobPatience        = 60 * time.Minute
 	validationPatience = 5 * time.Minute
+	// absencePatience is how long a deletion waits for a cluster that is away: then the ledger takes it over.
+	absencePatience = 5 * time.Minute
 )
 
 // codeTimeout is Azure's: nothing is heard of the request object in the cluster.
@@ -25,13 +27,20 @@ func (s *Service) GiveUp(ctx context.Context, since time.Time) error {
 	var stale []store.Request
 	now := s.Now()
 	if err := s.DB.View(ctx, func(tx *store.Tx) error {
-		open, err := tx.IdleRequests(now.Add(-validationPatience))
+		open, err := tx.IdleRequests(now.Add(-min(validationPatience, absencePatience)))
+		if err != nil {
+			return err
+		}
 		for _, r := range open {
-			if idleFor(r, since, now) >= patience(r.Kind) {
+			patience, err := s.patience(tx, r)
+			if err != nil {
+				return err
+			}
+			if idleFor(r, since, now) >= patience {
 				stale = append(stale, r)
 			}
 		}
-		return err
+		return nil
 	}); err != nil || len(stale) == 0 {
 		return err
 	}
@@ -41,7 +50,11 @@ func (s *Service) GiveUp(ctx context.Context, since time.Time) error {
 			if err != nil {
 				return err
 			}
-			if !fresh.Ended.IsZero() || !fresh.GivenUp.IsZero() || idleFor(fresh, since, now) < patience(r.Kind) {
+			patience, err := s.patience(tx, fresh)
+			if err != nil {
+				return err
+			}
+			if !fresh.Ended.IsZero() || !fresh.GivenUp.IsZero() || idleFor(fresh, since, now) < patience {
 				continue
 			}
 			if err := s.giveUp(tx, fresh, idleFor(fresh, since, now)); err != nil {
@@ -52,11 +65,19 @@ func (s *Service) GiveUp(ctx context.Context, since time.Time) error {
 	})
 }
 
-func patience(kind string) time.Duration {
-	if kind == "ValidateForBackup" || kind == "ValidateForRestore" {
-		return validationPatience
+// patience is how long a request may go without progress.
+func (s *Service) patience(tx *store.Tx, r store.Request) (time.Duration, error) {
+	switch r.Kind {
+	case "ValidateForBackup", "ValidateForRestore":
+		return validationPatience, nil
+	case "DeleteBackup":
+		_, connected, err := s.reach(tx, arm.ID(r.Cluster))
+		if !connected {
+			return absencePatience, err
+		}
+		return jobPatience, err
 	}
-	return jobPatience
+	return jobPatience, nil
 }
 
 // idleFor is how long nothing was heard of a request.

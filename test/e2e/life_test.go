@@ -83,8 +83,8 @@ func TestWhatIsOutOfReachIsDeletedLater(t *testing.T) {
 	back := func() { sh(t, "kubectl -n dataprotection-microsoft scale deployment cairn-connector --replicas=1") }
 	t.Cleanup(back)
 	eventually(t, 5*time.Minute, "the cluster to be away", func() error {
-		if sh(t, "az aks show -g "+group+" -n "+armName+" --query properties.cairn.connected -o tsv") == "true" {
-			return fmt.Errorf("it is connected")
+		if sh(t, "az aks show -g "+group+" -n "+armName+" --query powerState.code -o tsv") != "Stopped" {
+			return fmt.Errorf("it is running")
 		}
 		return nil
 	})

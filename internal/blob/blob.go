@@ -74,6 +74,8 @@ const (
 	dialTimeout   = 5 * time.Second
 	answerTimeout = time.Minute
 	commitTimeout = 15 * time.Minute
+	// lingerFor is how long a request that is on its way is waited for when its sender gives up.
+	lingerFor = 15 * time.Second
 
 	// writerKey names the metadata that tells our own write, whose answer was lost, from another writer's.
 	writerKey = "cairnwriter"
@@ -178,7 +180,9 @@ func (t *transporter) Do(r *http.Request) (*http.Response, error) {
 
 // Create implements Store.
 func (c *Container) Create(ctx context.Context, name string, r io.Reader) (Info, error) {
-	source := &source{r: r}
+	source := &source{ctx: ctx, r: r}
+	ctx, done := lingering(ctx)
+	defer done()
 	writer := uuid.NewString()
 	client := c.client.NewBlockBlobClient(name)
 	answer, err := client.UploadStream(ctx, source, &blockblob.UploadStreamOptions{
@@ -256,14 +260,29 @@ func (c *Container) Delete(ctx context.Context, name string) error {
 	return c.fail("delete blob", name, err)
 }
 
-// source counts what is read and keeps the reader's error, so that it is told from the store's.
+// lingering is a context that ends lingerFor after ctx does. A request that is given up on its way may still be carried out, later than what its
+// sender then deletes: so it is waited for, in reason.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(lingerFor, cancel)
+		context.AfterFunc(out, func() { timer.Stop() })
+	})
+	return out, func() { stop(); cancel() }
+}
+
+// source counts what is read and keeps the reader's error, so that it is told from the store's. When ctx ends, there is nothing more to read.
 type source struct {
+	ctx context.Context
 	r   io.Reader
 	n   int64
 	err error
 }
 
 func (s *source) Read(p []byte) (int, error) {
+	if s.err == nil {
+		s.err = context.Cause(s.ctx)
+	}
 	if s.err != nil {
 		return 0, s.err
 	}

@@ -72,6 +72,30 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
+// TestCreateWaitsForWhatIsOnItsWay gives up while storage has a request in hand: Create says how that ended, so that who tidies up afterwards sees all
+// there is.
+func TestCreateWaitsForWhatIsOnItsWay(t *testing.T) {
+	ctx, giveUp := context.WithCancel(t.Context())
+	wrap, _ := once(
+		func(r *http.Request) bool { return r.Method == http.MethodPut && r.URL.Query().Get("restype") == "" },
+		func(next http.Handler, w http.ResponseWriter, r *http.Request) {
+			giveUp()
+			next.ServeHTTP(w, r)
+		})
+	store := blobtest.StartServer(t, wrap).Store(t, "late")
+	if _, err := store.Create(ctx, "b", strings.NewReader("content")); err != nil {
+		t.Errorf("Create = %v, although the blob was stored", err)
+	}
+	if _, err := store.Create(ctx, "c", strings.NewReader("content")); !errors.Is(err, context.Canceled) {
+		t.Errorf("Create after giving up = %v", err)
+	}
+	for info, err := range store.List(t.Context(), "") {
+		if err != nil || info.Name != "b" {
+			t.Errorf("there is %+v, %v", info, err)
+		}
+	}
+}
+
 func TestOpenResumes(t *testing.T) {
 	wrap, seen := once(
 		func(r *http.Request) bool { return r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/big") },

@@ -287,6 +287,9 @@ func (s *source) Read(p []byte) (int, error) {
 		return 0, s.err
 	}
 	n, err := s.r.Read(p)
+	if given := context.Cause(s.ctx); err == io.EOF && given != nil {
+		err = given
+	}
 	s.n, s.err = s.n+int64(n), err
 	return n, err
 }

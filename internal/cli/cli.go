@@ -25,7 +25,7 @@ const (
 	exitFailed     = 1
 	exitUsage      = 2
 	exitNotFound   = 3
-	exitNotCovered = 3 // ours
+	exitNotCovered = 4 // ours
 )
 
 // Program is one call of the program.
@@ -40,7 +40,7 @@ type Program struct {
 }
 
 // Run does what the arguments say and answers the exit code: 0, 1 for a failure, 2 for a command line that makes no
-// sense, 3 when a resource was not found, or when not everything is protected that was asked for.
+// sense, 3 when a resource was not found, 4 when not everything is protected that was asked for.
 func (p Program) Run(ctx context.Context) int {
 	p.Name = filepath.Base(p.Name)
 	err := p.run(ctx)

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-const exitCodesHelp = `Exit codes: 0 done, 1 failed, 2 the command line makes no sense, 3 a resource was not found or is not protected.
+const exitCodesHelp = `Exit codes: 0 done, 1 failed, 2 the command line makes no sense, 3 a resource was not found, 4 something is not protected.
 `
 
 const environmentHelp = `Environment

@@ -122,7 +122,7 @@ var windowsZones = fold(map[string]string{
 	"Turks And Caicos Standard Time":  "America/Grand_Turk",
 	"US Eastern Standard Time":        "America/Indianapolis",
 	"US Mountain Standard Time":       "America/Phoenix",
-	"UTC":                             "Etc/UTC",
+	"UTC":                             "UTC",
 	"UTC+12":                          "Etc/GMT-12",
 	"UTC+13":                          "Etc/GMT-13",
 	"UTC-02":                          "Etc/GMT+2",
@@ -142,5 +142,5 @@ var windowsZones = fold(map[string]string{
 	"West Pacific Standard Time":      "Pacific/Port_Moresby",
 	"Yakutsk Standard Time":           "Asia/Yakutsk",
 	"Yukon Standard Time":             "America/Whitehorse",
-	"Coordinated Universal Time":      "Etc/UTC", // not a key of Windows' but its display name, and seen in policies
+	"Coordinated Universal Time":      "UTC", // not a key of Windows' but its display name, and seen in policies
 })

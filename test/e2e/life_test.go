@@ -147,6 +147,30 @@ func TestCancelledBackupLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestCancelledRestoreCanBeRepeated cancels a restore that has just begun; what it had not made, the next one makes.
+func TestCancelledRestoreCanBeRepeated(t *testing.T) {
+	protect(t)
+	prepareWorkload(t, "halfway")
+	t.Cleanup(func() { destroyWorkload(t, "halfway") })
+	makeInstanceOnce(t, "halfway", `{"snapshotVolumes":true,"includeClusterScopeResources":false,"includedNamespaces":["halfway"]}`)
+	_, recoveryPoint := backup(t, "halfway")
+	destroyWorkload(t, "halfway")
+	id := killAt(t, &v1alpha1.RestoreList{}, v1alpha1.StepPlan, holdBlobs(readsCommit), func() {
+		sh(t, restoreLine(t, "halfway", recoveryPoint, "halfway")+" --no-wait")
+	}, func(t *testing.T) {
+		jobs := sh(t, "az dataprotection job list"+where+`--query "[?properties.status=='InProgress'].name" -o tsv`)
+		sh(t, "cairn dataprotection job cancel"+where+"--job-id "+jobs)
+	})
+	if j := finish(t, id); j.Properties.Status != "Cancelled" {
+		t.Errorf("the job ended as %s: %+v", j.Properties.Status, j.Properties)
+	}
+	if j := restore(t, "halfway", recoveryPoint, "halfway"); j.Properties.Status != "Completed" {
+		t.Errorf("the next restore ended as %s: %+v", j.Properties.Status, j.Properties)
+	}
+	checkWorkload(t, "halfway")
+	checkNothingLeft(t)
+}
+
 // TestADeletedInstanceComesBack deletes an instance of a vault with soft delete, by mistake: undeleted, its recovery point restores.
 func TestADeletedInstanceComesBack(t *testing.T) {
 	protect(t)

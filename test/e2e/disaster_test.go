@@ -57,7 +57,6 @@ func TestDeletingAnInstanceDeletesItsBackups(t *testing.T) {
 	if added := len(snapshots(t)) - len(snapshotsBefore); added != 2 {
 		t.Errorf("storage holds %d more snapshots, not 2", added)
 	}
-	// With soft delete, which the vault was made with, they would be kept for 14 days.
 	sh(t, "az dataprotection backup-vault update"+where+"--soft-delete-state Off")
 	sh(t, "az dataprotection backup-instance delete"+where+"-n doomed --yes")
 	if d := cmp.Diff(snapshotsBefore, snapshots(t)); d != "" {

@@ -164,6 +164,20 @@ func (r *Route) id(head, tail []string) arm.ID {
 	return arm.ID(b.String())
 }
 
+// operation is what the row is called in the audit log: its permission, or what that would be.
+func (r *Route) operation() string {
+	if r.Permission != NoPermission {
+		return r.Permission
+	}
+	return permission(r.Method, r.segments)
+}
+
+// changes says whether the row is to be in the audit log when it was let in: it changes something, or gives out a secret. Connectors' reports are not what
+// anybody decided to do.
+func (r *Route) changes() bool {
+	return !r.Connector && r.Method != "GET" && (r.Method != "POST" || r.Permission != NoPermission)
+}
+
 // provider is the namespace that the row belongs to.
 func (r *Route) provider() string {
 	provider := "Microsoft.Resources"

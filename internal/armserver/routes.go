@@ -12,6 +12,7 @@ func table(s *service.Service) []Route {
 		resourceRoutes(s),
 		neighbourRoutes(s),
 		authorizationRoutes(s),
+		insightsRoutes(s),
 		dataProtectionRoutes(s),
 	)
 }

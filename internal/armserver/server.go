@@ -61,6 +61,10 @@ type Request struct {
 	// CorrelationID names the request in logs and errors.
 	CorrelationID string
 
+	began     time.Time
+	requestID string
+	// event is the request in the audit log, if it is there already.
+	event  *store.AuditEvent
 	server *Server
 	route  *Route
 	params map[string]string
@@ -153,13 +157,13 @@ func (r *Response) WithRetryAfter() *Response {
 
 // ServeHTTP answers a request and writes its line to the log.
 func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
-	start := s.service.Now()
-	r := &Request{HTTP: h, server: s, CorrelationID: correlation(h)}
-	w.Header().Set("x-ms-request-id", uuid.NewString())
+	r := &Request{HTTP: h, server: s, CorrelationID: Correlation(h), began: s.service.Now(), requestID: uuid.NewString()}
+	w.Header().Set("x-ms-request-id", r.requestID)
 	w.Header().Set("x-ms-correlation-request-id", r.CorrelationID)
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	response := s.answer(r, w)
+	response, fault := s.answer(r, w)
+	s.audited(r, response.Status, fault)
 	s.write(w, r, response)
 	operation := ""
 	if r.route != nil {
@@ -171,31 +175,34 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, h *http.Request) {
 	}
 	s.service.Log.Log(h.Context(), level, "request", "method", h.Method, "path", h.URL.Path, "status", response.Status,
 		"operation", operation, "principal", r.Caller.ObjectID, "client", h.RemoteAddr, "correlation", r.CorrelationID,
-		"duration", s.service.Now().Sub(start).Round(time.Millisecond))
+		"duration", s.service.Now().Sub(r.began).Round(time.Millisecond))
 }
 
-// correlation is the client's ID for what it is doing if that is a GUID, which is safe to repeat; else a new one.
-func correlation(h *http.Request) string {
-	if id, err := uuid.Parse(h.Header.Get("x-ms-correlation-request-id")); err == nil {
+// Correlation is the client's ID for what it is doing if that is a GUID, which is safe to repeat; else a new one. Those who ask for tokens have another
+// name for the header.
+func Correlation(h *http.Request) string {
+	if id, err := uuid.Parse(cmp.Or(h.Header.Get("x-ms-correlation-request-id"), h.Header.Get("client-request-id"))); err == nil {
 		return id.String()
 	}
 	return uuid.NewString()
 }
 
-// answer never fails: what goes wrong is an answer too.
-func (s *Server) answer(r *Request, w http.ResponseWriter) (response *Response) {
+// answer never fails: what goes wrong is an answer too, and fault is its code.
+func (s *Server) answer(r *Request, w http.ResponseWriter) (response *Response, fault string) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.service.Log.Error("handler panicked", "cause", fmt.Sprint(cause), "path", r.HTTP.URL.Path,
 				"correlation", r.CorrelationID, "stack", string(debug.Stack()))
-			response = s.failure(r, errInternal(r))
+			e := errInternal(r)
+			response, fault = s.failure(r, e), e.Code
 		}
 	}()
 	response, err := s.handle(r, w)
 	if err != nil {
-		return s.failure(r, s.explain(r, err))
+		e := s.explain(r, err)
+		return s.failure(r, e), e.Code
 	}
-	return response
+	return response, ""
 }
 
 func (s *Server) handle(r *Request, w http.ResponseWriter) (*Response, error) {
@@ -219,6 +226,11 @@ func (s *Server) handle(r *Request, w http.ResponseWriter) (*Response, error) {
 	}
 	if err := s.body(r, w); err != nil {
 		return nil, err
+	}
+	if r.route.changes() {
+		if err := s.auditStart(r); err != nil {
+			return nil, err
+		}
 	}
 	return r.route.Handle(ctx, r)
 }

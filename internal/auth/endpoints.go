@@ -39,6 +39,8 @@ type Endpoints struct {
 	// BlobURL is the storage endpoint's.
 	BlobURL string
 	Log     *slog.Logger
+	// Refused is told of each wrong secret for an application that exists; nil for nobody.
+	Refused func(r *http.Request, clientID string)
 }
 
 // ManagementAudiences are those of tokens for the resource manager.
@@ -129,6 +131,9 @@ func (e *Endpoints) token(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, 400, "unauthorized_client", 700016, "Application with identifier '%s' was not found in the directory '%s'.", client, e.Issuer.Tenant)
 		return
 	case errors.Is(err, ErrWrongSecret):
+		if e.Refused != nil {
+			e.Refused(r, client)
+		}
 		e.refuse(w, 401, "invalid_client", 7000215, "Invalid client secret provided for app '%s'. It may be wrong or expired.", client)
 		return
 	case err != nil:

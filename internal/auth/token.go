@@ -174,7 +174,7 @@ func (i *Issuer) issuer() string { return i.URL + "/" + i.Tenant + "/v2.0" }
 // skew is how far the clocks of two processes may differ.
 const skew = 2 * time.Minute
 
-// Verify checks a token's signature, time, issuer and audience: ErrToken.
+// Verify checks a token's signature, time, issuer and audience: ErrToken, with the claims if the service has signed them.
 func (i *Issuer) Verify(token string, audiences ...string) (Claims, error) {
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
@@ -187,13 +187,13 @@ func (i *Issuer) Verify(token string, audiences ...string) (Claims, error) {
 	now := i.Now()
 	switch {
 	case claims.Issuer != i.issuer():
-		return Claims{}, fmt.Errorf("%w: its issuer is %s, not %s", ErrToken, claims.Issuer, i.issuer())
+		return claims, fmt.Errorf("%w: its issuer is %s, not %s", ErrToken, claims.Issuer, i.issuer())
 	case claims.NotAfter == nil || now.After(claims.NotAfter.Time()):
-		return Claims{}, fmt.Errorf("%w: it has expired", ErrToken)
+		return claims, fmt.Errorf("%w: it has expired", ErrToken)
 	case claims.NotYet != nil && now.Before(claims.NotYet.Time().Add(-skew)):
-		return Claims{}, fmt.Errorf("%w: it is not valid yet", ErrToken)
+		return claims, fmt.Errorf("%w: it is not valid yet", ErrToken)
 	case !slices.ContainsFunc(audiences, func(a string) bool { return SameAudience(a, claims.Audience) }):
-		return Claims{}, fmt.Errorf("%w: its audience is %s", ErrToken, claims.Audience)
+		return claims, fmt.Errorf("%w: its audience is %s", ErrToken, claims.Audience)
 	}
 	return claims, nil
 }

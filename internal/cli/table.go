@@ -37,6 +37,8 @@ var groupHelps = map[string]string{
 	"feature":                                                "Preview features.",
 	"group":                                                  "Resource groups.",
 	"k8s-extension":                                          "The backup extension in a cluster.",
+	"monitor":                                                "What happened.",
+	"monitor activity-log":                                   "Who changed what, and who was refused what.",
 	"provider":                                               "Resource providers.",
 	"role":                                                   "Who may do what.",
 	"role assignment":                                        "Roles given to principals.",
@@ -52,7 +54,7 @@ var groupHelps = map[string]string{
 var commands = sync.OnceValue(func() map[string]*Command {
 	table := map[string]*Command{}
 	for _, group := range [][]Command{
-		accountCommands, adCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
+		accountCommands, adCommands, activityCommands, groupCommands, providerCommands, storageCommands, blobCommands, aksCommands,
 		extensionCommands("aks extension"), extensionCommands("k8s-extension"), trustedAccessCommands,
 		roleCommands, vaultCommands, policyCommands, instanceCommands, restoreCommands, jobCommands, cancelCommands,
 		restCommands, clusterCommands, coverageCommands, enableCommands, policyEditCommands, guardCommands, graphCommands,

@@ -196,6 +196,7 @@ func (d *Daemon) open(ctx context.Context, api, blob net.Addr, opened *[]func() 
 	*opened = append(*opened, db.Close)
 	d.Service = &service.Service{DB: db, Now: c.Now, Log: c.Log, PublicURL: publicURL, BlobURL: blobURL, CABundle: bundle, Closing: d.closing,
 		Limits: c.Limits, ScheduleJitter: c.ScheduleJitter}
+	*opened = append(*opened, func() error { d.Service.FlushAudit(); return nil })
 	if d.blobs, err = blobserver.Open(blobserver.Config{
 		Root: filepath.Join(c.Data, "blobs"), Accounts: d.account, Authorize: d.authorize, Now: c.Now, Log: c.Log,
 	}); err != nil {
@@ -284,7 +285,10 @@ func (d *Daemon) authorize(ctx context.Context, token string, a blobserver.Acces
 }
 
 func (d *Daemon) endpoints() *auth.Endpoints {
-	return &auth.Endpoints{Issuer: d.Service.Issuer, Directory: d.Service, PublicURL: d.Service.PublicURL, BlobURL: d.Service.BlobURL, Log: d.config.Log}
+	return &auth.Endpoints{Issuer: d.Service.Issuer, Directory: d.Service, PublicURL: d.Service.PublicURL, BlobURL: d.Service.BlobURL, Log: d.config.Log,
+		Refused: func(r *http.Request, clientID string) {
+			d.Service.AuditRefusedLogin(r.Context(), clientID, armserver.Correlation(r), armserver.RemoteAddress(r))
+		}}
 }
 
 // handler serves what needs no token from a mux, and everything else from the resource manager's table. The mux would

@@ -101,14 +101,15 @@ func caller(p store.Principal) auth.Caller {
 }
 
 // Verify checks a token for the audiences, and that its principal still exists: auth.ErrToken. A token of the external issuer has an audience of its
-// own, and a caller that is in no table: auth.ErrIssuer too.
+// own, and a caller that is in no table: auth.ErrIssuer too. With an error, the caller says whose token it was as far as that is proven.
 func (s *Service) Verify(ctx context.Context, token string, audiences ...string) (auth.Caller, error) {
 	if s.External != nil && s.External.Issued(token) {
 		return s.verifyExternal(ctx, token)
 	}
 	claims, err := s.Issuer.Verify(token, audiences...)
+	was := auth.Caller{ObjectID: claims.ObjectID, ClientID: claims.ClientID}
 	if err != nil {
-		return auth.Caller{}, err
+		return was, err
 	}
 	var p store.Principal
 	err = s.DB.View(ctx, func(tx *store.Tx) error {
@@ -116,7 +117,7 @@ func (s *Service) Verify(ctx context.Context, token string, audiences ...string)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		return auth.Caller{}, fmt.Errorf("%w: its principal %s does not exist anymore", auth.ErrToken, claims.ObjectID)
+		return was, fmt.Errorf("%w: its principal %s does not exist anymore", auth.ErrToken, claims.ObjectID)
 	}
 	return caller(p), err
 }

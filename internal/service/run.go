@@ -119,6 +119,7 @@ func (s *Service) keepHouse(ctx context.Context) {
 		s.try(ctx, "forgetting old jobs", s.PruneJobs)
 		s.try(ctx, "forgetting old runs", s.ForgetRuns)
 		s.try(ctx, "forgetting old requests", s.forgetRequests)
+		s.try(ctx, "forgetting old audit events", s.PruneAudit)
 	}
 }
 

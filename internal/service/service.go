@@ -55,6 +55,7 @@ type Service struct {
 	SubscriptionID string
 	// forgot is when keepHouse forgot old requests.
 	forgot time.Time
+	audit  audit
 }
 
 // Ref is who asks, for system data and audit.

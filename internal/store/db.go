@@ -127,6 +127,9 @@ func (db *DB) update(ctx context.Context, first bool, f func(*Tx) error) error {
 		if err := f(tx); err != nil {
 			return err
 		}
+		if tx.silent {
+			return nil
+		}
 		touched = tx.touched
 		if err := db.engine.done(ctx, tx.tx, touched); err != nil {
 			return fmt.Errorf("tell of the change: %w", err)
@@ -256,6 +259,8 @@ type Tx struct {
 	prepared   *prepared
 	// fresh are the queries that are not prepared yet.
 	fresh []string
+	// silent transactions are not told to those who wait for Changed.
+	silent bool
 }
 
 // Statements is how many statements the transaction has run so far.
@@ -263,6 +268,9 @@ func (tx *Tx) Statements() int { return tx.statements }
 
 // Now is the time of the transaction: the same for all that it writes.
 func (tx *Tx) Now() time.Time { return tx.now }
+
+// Silently says that nobody waits for what this transaction changes: Changed will not tell of it.
+func (tx *Tx) Silently() { tx.silent = true }
 
 // Context is the caller's.
 func (tx *Tx) Context() context.Context { return tx.ctx }

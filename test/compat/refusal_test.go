@@ -26,10 +26,10 @@ func sent(body string) any {
 	return body
 }
 
-// dump is everything in the database but when connectors were heard of last.
+// dump is everything in the database but when connectors were heard of last, and the log of who called.
 func dump(t *testing.T, data string) map[string][]string {
 	t.Helper()
-	return storetest.Dump(t, daemontest.Database(t, data), "links")
+	return storetest.Dump(t, daemontest.Database(t, data), "links", "audit")
 }
 
 // whatToDo is a sentence of a plain error's message that says what to do; other errors have it apart.

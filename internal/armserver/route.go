@@ -41,6 +41,8 @@ type Route struct {
 	Unversioned bool
 	// Connector routes are for clusters' connectors, and for nobody else.
 	Connector bool
+	// Directory routes are Graph's that change something: what they need is needed at the subscription, whoever may give roles there rules the directory.
+	Directory bool
 	// AnyGroup routes are served in a resource group that does not exist, too.
 	AnyGroup bool
 	// Ours is a row that Azure does not have.

@@ -282,6 +282,9 @@ func (s *Server) route(r *Request) error {
 			others = append(others, row.Method)
 			continue
 		}
+		if row.Directory {
+			id = arm.Subscription(s.service.SubscriptionID)
+		}
 		r.route, r.params, r.ID = row, params, id
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -239,6 +240,57 @@ func TestTokenEndpoint(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWrongSecretsAreSlow: while eight answers are held back, their address is told to wait, with a right secret too; when they are over it is let in again.
+func TestWrongSecretsAreSlow(t *testing.T) {
+	e, server := serve(t)
+	e.Penalty = time.Hour
+	ask := func(ctx context.Context, secret string) int {
+		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {secret}, "scope": {"https://management.azure.com/.default"}}
+		request, err := http.NewRequestWithContext(ctx, "POST", server.URL+"/"+tenant+"/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		response, err := server.Client().Do(request)
+		if err != nil {
+			return 0 // it was given up
+		}
+		if err := response.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		if response.StatusCode == 429 && response.Header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+		return response.StatusCode
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	var guesses sync.WaitGroup
+	for range 8 {
+		guesses.Go(func() {
+			if status := ask(ctx, "guess"); status != 0 {
+				t.Errorf("a guess was answered at once: %d", status)
+			}
+		})
+	}
+	until := func(want int) {
+		t.Helper()
+		for {
+			status := ask(t.Context(), "secret")
+			if status == want {
+				return
+			}
+			if status != 200 && status != 429 {
+				t.Fatalf("%d", status)
+			}
+		}
+	}
+	until(429)
+	giveUp()
+	guesses.Wait()
+	until(200)
 }
 
 // MSAL, within azidentity, checks the discovery document before it asks for a token.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,8 +41,49 @@ type Endpoints struct {
 	// BlobURL is the storage endpoint's.
 	BlobURL string
 	Log     *slog.Logger
+	// Penalty is how long the answer to a wrong secret, or an unknown application, is held back.
+	Penalty time.Duration
 	// Refused is told of each wrong secret for an application that exists; nil for nobody.
 	Refused func(r *http.Request, clientID string)
+
+	penalties penalties
+}
+
+// mostPenalties is how many answers to one address are held back at the same time; while they are, that address is told to come back later. So guessing is
+// slow, nobody is locked out for longer than the penalty, and those who are elsewhere are not concerned.
+const mostPenalties = 8
+
+// penalties counts, by address, the answers that are held back.
+type penalties struct {
+	mu   sync.Mutex
+	held map[string]int
+}
+
+func (p *penalties) full(address string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held[address] >= mostPenalties
+}
+
+// hold waits for a while, or until the client has gone.
+func (p *penalties) hold(ctx context.Context, address string, d time.Duration) {
+	p.add(address, 1)
+	defer p.add(address, -1)
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (p *penalties) add(address string, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held == nil {
+		p.held = map[string]int{}
+	}
+	if p.held[address] += n; p.held[address] == 0 {
+		delete(p.held, address)
+	}
 }
 
 // ManagementAudiences are those of tokens for the resource manager.
@@ -125,15 +168,23 @@ func (e *Endpoints) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	client, secret := credentials(r)
+	address := remoteHost(r)
+	if e.penalties.full(address) {
+		w.Header().Set("Retry-After", "1")
+		e.refuse(w, 429, "temporarily_unavailable", 90055, "Too many wrong secrets came from %s at the same time. Try again in a moment.", address)
+		return
+	}
 	caller, err := e.Directory.Authenticate(r.Context(), client, secret)
 	switch {
 	case errors.Is(err, ErrUnknownClient):
+		e.penalties.hold(r.Context(), address, e.Penalty)
 		e.refuse(w, 400, "unauthorized_client", 700016, "Application with identifier '%s' was not found in the directory '%s'.", client, e.Issuer.Tenant)
 		return
 	case errors.Is(err, ErrWrongSecret):
 		if e.Refused != nil {
 			e.Refused(r, client)
 		}
+		e.penalties.hold(r.Context(), address, e.Penalty)
 		e.refuse(w, 401, "invalid_client", 7000215, "Invalid client secret provided for app '%s'. It may be wrong or expired.", client)
 		return
 	case err != nil:
@@ -149,6 +200,15 @@ func (e *Endpoints) token(w http.ResponseWriter, r *http.Request) {
 	}
 	e.Log.InfoContext(r.Context(), "token issued", "principal", caller.ObjectID, "name", caller.Name, "audience", audience)
 	e.issue(w, r, token, resource)
+}
+
+// remoteHost is where a request came from, without the port.
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // unavailable refuses for a reason that is the service's own.

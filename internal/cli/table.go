@@ -11,6 +11,8 @@ var groupHelps = map[string]string{
 	"":                                       "Back up and restore Kubernetes clusters, with Azure's commands.",
 	"account":                                "The subscription and the login.",
 	"ad":                                     "Who can call: service principals and users.",
+	"ad sp":                                  "Service principals.",
+	"ad sp credential":                       "Secrets of service principals.",
 	"ad signed-in-user":                      "Who calls.",
 	"aks":                                    "Clusters.",
 	"aks extension":                          "The backup extension in a cluster.",

@@ -284,8 +284,11 @@ func (d *Daemon) authorize(ctx context.Context, token string, a blobserver.Acces
 	return err
 }
 
+// wrongSecretPenalty makes guessing secrets slow, and is not felt by whoever has mistyped one.
+const wrongSecretPenalty = 500 * time.Millisecond
+
 func (d *Daemon) endpoints() *auth.Endpoints {
-	return &auth.Endpoints{Issuer: d.Service.Issuer, Directory: d.Service, PublicURL: d.Service.PublicURL, BlobURL: d.Service.BlobURL, Log: d.config.Log,
+	return &auth.Endpoints{Issuer: d.Service.Issuer, Directory: d.Service, PublicURL: d.Service.PublicURL, BlobURL: d.Service.BlobURL, Log: d.config.Log, Penalty: wrongSecretPenalty,
 		Refused: func(r *http.Request, clientID string) {
 			d.Service.AuditRefusedLogin(r.Context(), clientID, armserver.Correlation(r), armserver.RemoteAddress(r))
 		}}

@@ -285,7 +285,7 @@ func (s *Service) Connect(ctx context.Context, id arm.ID) (link.Credential, erro
 			return err
 		}
 		out.ClientID = p.Client
-		out.ClientSecret, err = addSecret(tx, p.ID)
+		out.ClientSecret, err = addSecret(tx, p.ID, time.Time{})
 		return err
 	})
 	return out, err

@@ -36,7 +36,7 @@ func (s *Service) AddPrincipal(tx *store.Tx, name string) (store.Principal, stri
 	if err := tx.PutPrincipal(p); err != nil {
 		return p, "", err
 	}
-	secret, err := addSecret(tx, p.ID)
+	secret, err := addSecret(tx, p.ID, time.Time{})
 	return p, secret, err
 }
 
@@ -54,14 +54,14 @@ func addOwned(tx *store.Tx, owner arm.ID, kind, name string) (store.Principal, e
 	return p, tx.PutPrincipal(p)
 }
 
-// addSecret makes a secret of 256 random bits; being random it needs no slow hash.
-func addSecret(tx *store.Tx, principal string) (string, error) {
+// addSecret makes a secret of 256 random bits; being random it needs no slow hash. Without an end it is good for ever.
+func addSecret(tx *store.Tx, principal string, end time.Time) (string, error) {
 	raw := make([]byte, 32)
 	if _, err := rand.Read(raw); err != nil {
 		return "", fmt.Errorf("new secret: %w", err)
 	}
 	secret := base64.RawURLEncoding.EncodeToString(raw)
-	return secret, tx.PutSecret(principal, hashed(secret), time.Time{})
+	return secret, tx.PutSecret(principal, hashed(secret), end)
 }
 
 func hashed(secret string) string {

@@ -110,6 +110,51 @@ func (tx *Tx) PutSecret(principal, hash string, expires time.Time) error {
 	return nil
 }
 
+// Secret is a principal's, as far as it is kept: its hash.
+type Secret struct {
+	Hash             string
+	Created, Expires time.Time
+}
+
+// Secrets are a principal's, oldest first, those that have expired too.
+func (tx *Tx) Secrets(principal string) ([]Secret, error) {
+	var found []Secret
+	err := tx.query(func(rows *sql.Rows) error {
+		var s Secret
+		var created, expires int64
+		if err := rows.Scan(&s.Hash, &created, &expires); err != nil {
+			return err
+		}
+		s.Created, s.Expires = timeOf(created), timeOf(expires)
+		found = append(found, s)
+		return nil
+	}, `SELECT hash, created, expires FROM secrets WHERE principal = $1 ORDER BY created, hash`, principal)
+	if err != nil {
+		return nil, fmt.Errorf("secrets of %s: %w", principal, err)
+	}
+	return found, nil
+}
+
+// DeleteSecret removes a secret.
+func (tx *Tx) DeleteSecret(hash string) error {
+	if _, err := tx.exec(`DELETE FROM secrets WHERE hash = $1`, hash); err != nil {
+		return fmt.Errorf("secret: %w", err)
+	}
+	return nil
+}
+
+// DeletePrincipal removes a principal with its secrets and its grants' index. The documents of its role assignments stay, as they do in Azure.
+func (tx *Tx) DeletePrincipal(id string) error {
+	for _, statement := range []string{
+		`DELETE FROM grants WHERE principal = $1`, `DELETE FROM secrets WHERE principal = $1`, `DELETE FROM principals WHERE id = $1`,
+	} {
+		if _, err := tx.exec(statement, id); err != nil {
+			return fmt.Errorf("principal %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // ExpireSecrets lets all secrets of a principal end at a time, unless they end before.
 func (tx *Tx) ExpireSecrets(principal string, at time.Time) error {
 	_, err := tx.exec(`UPDATE secrets SET expires = $1 WHERE principal = $2 AND (expires = 0 OR expires > $1)`, micros(at), principal)

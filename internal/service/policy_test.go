@@ -16,8 +16,8 @@ import (
 
 const vaultID arm.ID = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/g/providers/Microsoft.DataProtection/backupVaults/vault"
 
-// TestAVaultHasRoomFor5000Policies fills a vault's table, but for the last policy.
-func TestAVaultHasRoomFor5000Policies(t *testing.T) {
+// TestAVaultHasRoomFor5000OfEach fills a vault with instances, and with policies but for the last one.
+func TestAVaultHasRoomFor5000OfEach(t *testing.T) {
 	ctx := context.Background()
 	db, err := store.Open(ctx, filepath.Join(t.TempDir(), "state.db"), time.Now)
 	if err != nil {
@@ -31,6 +31,12 @@ func TestAVaultHasRoomFor5000Policies(t *testing.T) {
 		}
 		for i := range 4999 {
 			r := store.Resource{ID: vaultID.Child("backupPolicies", fmt.Sprintf("p%d", i)), Body: []byte("{}")}
+			if err := tx.Put(&r); err != nil {
+				return err
+			}
+		}
+		for i := range 5000 {
+			r := store.Resource{ID: vaultID.Child("backupInstances", fmt.Sprintf("i%d", i)), Body: []byte("{}")}
 			if err := tx.Put(&r); err != nil {
 				return err
 			}
@@ -51,9 +57,17 @@ func TestAVaultHasRoomFor5000Policies(t *testing.T) {
 	if err := put("toomany"); !errors.As(err, &refused) || refused.Status != 400 || refused.Code != "UserErrorVaultLimitReached" {
 		t.Errorf("one too many: %v", err)
 	}
+	if _, _, _, err := s.PutInstance(ctx, service.Ref{}, vaultID.Child("backupInstances", "toomany"), instanceInput(), anyETag); !errors.As(err, &refused) || refused.Code != "UserErrorVaultLimitReached" {
+		t.Errorf("an instance too many: %v", err)
+	}
 	if err := put("last"); err != nil {
 		t.Errorf("a policy of a full vault cannot be put again: %v", err)
 	}
+}
+
+func instanceInput() *backup.Input[backup.Instance] {
+	return &backup.Input[backup.Instance]{Properties: &backup.Instance{DataSource: &backup.Datasource{ResourceID: string(clusterID)},
+		Policy: &backup.PolicyInfo{PolicyID: string(policyID)}}}
 }
 
 func policyInput(t *testing.T) *backup.Input[backup.Policy] {

@@ -315,7 +315,7 @@ func (s *Service) dueAt(guid string, slots *schedule.Schedule, slot time.Time) t
 func (s *Service) StartDue(ctx context.Context) (next time.Time, err error) {
 	defer s.DB.Hold()()
 	for {
-		if err := s.DB.View(ctx, func(tx *store.Tx) error {
+		if err := s.DB.ViewFirst(ctx, func(tx *store.Tx) error {
 			next, err = tx.NextDue()
 			return err
 		}); err != nil || next.IsZero() || next.After(s.Now()) {

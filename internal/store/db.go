@@ -31,6 +31,8 @@ type DB struct {
 	engine engine
 	writer *sql.DB
 	reader *sql.DB
+	// urgent is a connection of its own for ViewFirst.
+	urgent *sql.DB
 	now    func() time.Time
 
 	turns turns
@@ -94,7 +96,7 @@ func (db *DB) Close() error {
 	for _, p := range db.prepared {
 		errs = append(errs, p.close())
 	}
-	return errors.Join(append(errs, db.reader.Close(), db.writer.Close())...)
+	return errors.Join(append(errs, db.reader.Close(), db.urgent.Close(), db.writer.Close())...)
 }
 
 // Update runs f in a transaction that is committed, durably, when f returns nil, and rolled back otherwise. It is the only one of all
@@ -193,6 +195,13 @@ func (db *DB) View(ctx context.Context, f func(*Tx) error) error {
 	ctx, cancel := db.engine.limit(ctx)
 	defer cancel()
 	return db.run(ctx, db.reader, db.engine.viewing(), f)
+}
+
+// ViewFirst is View for what must be done in time: it does not wait behind a thousand others.
+func (db *DB) ViewFirst(ctx context.Context, f func(*Tx) error) error {
+	ctx, cancel := db.engine.limit(ctx)
+	defer cancel()
+	return db.run(ctx, db.urgent, db.engine.viewing(), f)
 }
 
 func (db *DB) run(ctx context.Context, pool *sql.DB, options *sql.TxOptions, f func(*Tx) error) (err error) {

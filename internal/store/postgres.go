@@ -31,7 +31,7 @@ const (
 	writerLock = 0x636169726e // "cairn"
 	// channel is what commits are told on; the payload is the replica that committed, and the topics or * for all.
 	channel = "cairn_changed"
-	// readers are the connections of a replica that read. It has two more: the writer's, and the one that listens.
+	// readers are the connections of a replica that read. It has three more: the writer's, that of what is urgent, and the one that listens.
 	readers = 8
 	// reconnect is the pause between attempts to listen again.
 	reconnect = time.Second
@@ -72,7 +72,7 @@ func openPostgreSQL(ctx context.Context, url string, now func() time.Time) (*DB,
 		return db
 	}
 	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
-	db := &DB{now: now, writer: pool(1), reader: pool(readers), changed: make(chan struct{})}
+	db := &DB{now: now, writer: pool(1), reader: pool(readers), urgent: pool(1), changed: make(chan struct{})}
 	p := &postgres{replica: rand.Text(), config: config, fire: db.fire, stop: stop, stopped: make(chan struct{})}
 	db.engine = p
 	go p.listen(listening)

@@ -26,8 +26,12 @@ func openSQLite(file string, now func() time.Time) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, writer.Close())
 	}
-	return &DB{engine: sqlite{}, writer: writer, reader: reader, now: now, changed: make(chan struct{}),
-		prepared: map[*sql.DB]*prepared{writer: newPrepared(writer), reader: newPrepared(reader)}}, nil
+	urgent, err := pool(file, "deferred", 1)
+	if err != nil {
+		return nil, errors.Join(err, writer.Close(), reader.Close())
+	}
+	return &DB{engine: sqlite{}, writer: writer, reader: reader, urgent: urgent, now: now, changed: make(chan struct{}),
+		prepared: map[*sql.DB]*prepared{writer: newPrepared(writer), reader: newPrepared(reader), urgent: newPrepared(urgent)}}, nil
 }
 
 // private makes the file before SQLite would make it readable for all; its WAL takes over the mode.

@@ -30,7 +30,7 @@ func TestBackupsRunByThemselves(t *testing.T) {
 		}
 	}
 	eventually(t, 2*time.Minute, "the scheduled backup", func() error {
-		shJSON(t, &s, "cairn schedule show"+where+"-n nightly")
+		shJSON(t, &s, "cairn schedule show"+where+"-n nightly -o json")
 		if len(s.Properties.Runs) == 0 {
 			return fmt.Errorf("no run at %s yet", slot)
 		}

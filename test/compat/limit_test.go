@@ -13,7 +13,8 @@ import (
 
 // TestLimitsOfADay starts more backups and restores than a rolling day has room for.
 func TestLimitsOfADay(t *testing.T) {
-	now := &clock{at: time.Now()}
+	// An hour after a slot of the policy, so that no scheduled backup comes in between at any time of day.
+	now := &clock{at: time.Now().Truncate(4 * time.Hour).Add(-3 * time.Hour)}
 	w := setUp(t, daemontest.Start(t, daemon.Config{Now: now.Now, Limits: service.Limits{OnDemandBackups: 2, Restores: 1}}))
 	w.protect(t)
 	begun := now.Now()

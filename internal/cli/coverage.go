@@ -34,7 +34,7 @@ var (
 )
 
 var coverageCommands = []Command{
-	{Path: "coverage", Help: "Say which namespaces and volumes of a cluster backups protect, and why not the others. Ends with 3 when something is not protected.",
+	{Path: "coverage", Help: "Say which namespaces and volumes of a cluster backups protect, and why not the others. Ends with 4 when something is not protected.",
 		Run: coverageRun, Columns: coverageColumns, Table: true, Args: append([]Arg{clusterNameArg, clusterRGArg}, kubeArgs...),
 		Examples: []string{"coverage --cluster aks-production", "coverage --cluster aks-production --query \"items[?status=='NotProtected'].[namespace, name, message]\" -o tsv"}},
 }

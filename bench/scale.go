@@ -492,15 +492,15 @@ func (f *fleet) measure(ctx context.Context, out io.Writer, instances int, sprea
 	m := &measurement{}
 	f.slot.Store(m)
 	vaults := (len(f.members) + perVault - 1) / perVault
-	// The policies are changed before, of which there are as many as clusters.
-	first := time.Now().Add(time.Minute + time.Duration(instances)*20*time.Millisecond).Truncate(time.Second)
+	// The policies are changed before, of which there are as many as clusters, each with a part of the instances.
+	first := time.Now().Add(45*time.Second + time.Duration(instances)*12*time.Millisecond).Truncate(time.Second)
 	if err := f.schedule(ctx, len(f.members), func(v, p int) time.Time {
 		return first.Add(time.Duration(v+vaults*p) * spread / time.Duration(vaults*perCluster))
 	}); err != nil {
 		return err
 	}
 	if late := time.Since(first); late > 0 {
-		return fmt.Errorf("the policies were ready %s after the slot", late)
+		return fmt.Errorf("the policies were ready %s after the slot: the machine is too slow or too busy", late)
 	}
 	cpu, err := cpuTime(f.cairnd.Process.Pid)
 	if err != nil {

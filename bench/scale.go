@@ -510,7 +510,9 @@ func (f *fleet) measure(ctx context.Context, out io.Writer, instances int, sprea
 	if err != nil {
 		return err
 	}
-	time.Sleep(time.Until(first))
+	if err := pause(ctx, time.Until(first)); err != nil {
+		return err
+	}
 	probing, stop := context.WithCancel(ctx)
 	prober := &errgroup.Group{}
 	prober.Go(func() error { return f.probe(probing, m, instances) })
@@ -525,13 +527,26 @@ func (f *fleet) measure(ctx context.Context, out io.Writer, instances int, sprea
 			stop()
 			return errors.Join(fmt.Errorf("of %d backups %d came to their clusters and %d ended", instances, arrived, ended), prober.Wait())
 		}
-		time.Sleep(100 * time.Millisecond)
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			stop()
+			return errors.Join(err, prober.Wait())
+		}
 	}
 	stop()
 	if err := prober.Wait(); err != nil {
 		return err
 	}
 	return f.print(ctx, out, m, instances, spread, cpu, statements)
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // probe asks as a user would, 20 times a second, until ctx ends.

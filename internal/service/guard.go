@@ -114,15 +114,7 @@ func (s *Service) TagGuard(ctx context.Context, by Ref, id arm.ID, tags map[stri
 
 // Guard finds a resource guard.
 func (s *Service) Guard(ctx context.Context, id arm.ID) (backup.GuardResource, error) {
-	var guard backup.GuardResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		var row store.Resource
-		var err error
-		guard, row, err = Load[backup.GuardResource](tx, id)
-		guard.ETag = weak(row.ETag)
-		return err
-	})
-	return guard, err
+	return read(ctx, s.DB, id, func(r *backup.GuardResource) *string { return &r.ETag })
 }
 
 // Guards are those within a subscription or a resource group.

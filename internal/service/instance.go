@@ -382,14 +382,7 @@ func (s *Service) ResolveInstance(ctx context.Context, id arm.ID) (arm.ID, error
 
 // Instance finds an instance.
 func (s *Service) Instance(ctx context.Context, id arm.ID) (InstanceResource, error) {
-	var instance storedInstance
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		var row store.Resource
-		var err error
-		instance, row, err = Load[storedInstance](tx, id)
-		instance.ETag = weak(row.ETag)
-		return err
-	})
+	instance, err := read(ctx, s.DB, id, func(r *storedInstance) *string { return &r.ETag })
 	return instance.InstanceResource, err
 }
 

@@ -100,14 +100,7 @@ func checkRoom(tx *store.Tx, vault arm.ID, typ string, limit int, what string) e
 
 // Policy finds a policy.
 func (s *Service) Policy(ctx context.Context, id arm.ID) (PolicyResource, error) {
-	var policy PolicyResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		found, row, err := Load[PolicyResource](tx, id)
-		policy = found
-		policy.ETag = weak(row.ETag)
-		return err
-	})
-	return policy, err
+	return read(ctx, s.DB, id, func(r *PolicyResource) *string { return &r.ETag })
 }
 
 // Policies are a vault's.

@@ -89,6 +89,18 @@ func Load[T any](tx *store.Tx, id arm.ID) (T, store.Resource, error) {
 	return v, r, err
 }
 
+// read finds a resource for a caller, with its version, which is not part of the document, where etag says.
+func read[T any](ctx context.Context, db *store.DB, id arm.ID, etag func(*T) *string) (T, error) {
+	var out T
+	err := db.View(ctx, func(tx *store.Tx) error {
+		v, row, err := Load[T](tx, id)
+		out = v
+		*etag(&out) = weak(row.ETag)
+		return err
+	})
+	return out, err
+}
+
 // Change finds a resource, lets f change its document, and stores it, in one transaction. An error of f leaves it as it
 // was.
 func Change[T any](ctx context.Context, db *store.DB, id arm.ID, f func(*store.Tx, *T, store.Resource) error) (T, error) {

@@ -183,15 +183,7 @@ func (s *Service) PatchVault(ctx context.Context, by Ref, id arm.ID, patch *Vaul
 
 // Vault finds a vault.
 func (s *Service) Vault(ctx context.Context, id arm.ID) (backup.VaultResource, error) {
-	var vault backup.VaultResource
-	err := s.DB.View(ctx, func(tx *store.Tx) error {
-		var row store.Resource
-		var err error
-		vault, row, err = Load[backup.VaultResource](tx, id)
-		vault.ETag = weak(row.ETag)
-		return err
-	})
-	return vault, err
+	return read(ctx, s.DB, id, func(r *backup.VaultResource) *string { return &r.ETag })
 }
 
 // Vaults are those within a subscription or a resource group.
